@@ -1,0 +1,256 @@
+// Package ipc carries messages between daemons over SOCK_SEQPACKET UNIX
+// sockets, with descriptors where a protocol passes any.
+//
+// A message is one packet or several. The first octet of each packet is 1
+// where another packet of the same message follows, else 0. The server speaks
+// first: a greeting with the name and version of the protocol, so that daemons
+// of two versions, which may meet during an upgrade, do not misread each other.
+//
+// Everything that arrives is gossip: sizes are bounded by the reader, and a
+// descriptor that was not asked for is closed.
+package ipc
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"posthouse/pkg/wire"
+)
+
+// maxPacket bounds a packet, its flag octet included. A socket takes 200 KiB
+// by default; this leaves room for several to be under way.
+const maxPacket = 32<<10 + 1
+
+// MaxChunk is the most that fits into a message of a single packet.
+const MaxChunk = maxPacket - 1
+
+const (
+	flagLast = 0
+	flagMore = 1
+)
+
+// Message is an encoder for a message that is about to be sent. It keeps room
+// for the flag of the first packet, so that a small message is sent uncopied.
+type Message struct{ wire.Encoder }
+
+// NewMessage returns an empty message.
+func NewMessage() *Message {
+	b := make([]byte, 1, 512)
+	return &Message{*wire.NewEncoder(b)}
+}
+
+// Reset empties m for the next message; it keeps the memory.
+func (m *Message) Reset() { m.Encoder = *wire.NewEncoder(m.Data()[:1]) }
+
+// Len returns the number of octets in m.
+func (m *Message) Len() int { return len(m.Data()) - 1 }
+
+// Conn is one connection. One goroutine may send while another receives.
+type Conn struct {
+	c   *net.UnixConn
+	buf []byte
+}
+
+// NewConn wraps a connected SOCK_SEQPACKET socket.
+func NewConn(c *net.UnixConn) *Conn { return &Conn{c: c} }
+
+// Close closes the connection.
+func (c *Conn) Close() error { return c.c.Close() }
+
+// SetDeadline bounds every later Send and Receive.
+func (c *Conn) SetDeadline(t time.Time) error { return c.c.SetDeadline(t) }
+
+// SetReadDeadline bounds every later Receive.
+func (c *Conn) SetReadDeadline(t time.Time) error { return c.c.SetReadDeadline(t) }
+
+// Send sends m. On an error the connection is of no more use.
+func (c *Conn) Send(m *Message) error { return c.SendFile(m, nil) }
+
+// SendFile sends m and, with its first packet, a descriptor of f.
+func (c *Conn) SendFile(m *Message, f *os.File) error {
+	b := m.Data()
+	var oob []byte
+	if f != nil {
+		oob = unix.UnixRights(int(f.Fd()))
+	}
+	for len(b) > maxPacket {
+		b[0] = flagMore
+		if err := c.write(b[:maxPacket], oob); err != nil {
+			return err
+		}
+		// The flag of the next packet takes the place of an octet that has been
+		// sent; it is put back below, since m may have to be sent again.
+		b, oob = b[maxPacket-1:], nil
+		defer func(p *byte, v byte) { *p = v }(&b[0], b[0])
+	}
+	b[0] = flagLast
+	return c.write(b, oob)
+}
+
+func (c *Conn) write(b, oob []byte) error {
+	var n int
+	var err error
+	if oob == nil {
+		n, err = c.c.Write(b)
+	} else {
+		n, _, err = c.c.WriteMsgUnix(b, oob, nil)
+	}
+	if err == nil && n != len(b) {
+		err = io.ErrShortWrite
+	}
+	return err
+}
+
+// ErrTooBig is returned for a message over its limit.
+var ErrTooBig = errors.New("message is too big")
+
+// Receive reads one message of at most limit octets, without a descriptor. The
+// result is valid until the next call. At the end of the connection the error
+// is io.EOF.
+func (c *Conn) Receive(limit int) ([]byte, error) {
+	b, f, err := c.receive(limit, false)
+	if f != nil {
+		_ = f.Close() // cannot be: no room was given for it
+	}
+	return b, err
+}
+
+// ReceiveFile is Receive for messages that may carry a descriptor; the file is
+// nil where none came. The caller closes it.
+func (c *Conn) ReceiveFile(limit int) ([]byte, *os.File, error) {
+	return c.receive(limit, true)
+}
+
+func (c *Conn) receive(limit int, wantFile bool) (b []byte, f *os.File, err error) {
+	defer func() {
+		if err != nil && f != nil {
+			_ = f.Close() // read-only, and not ours to report on
+			f = nil
+		}
+	}()
+	used := 0
+	for first := true; ; first = false {
+		if len(c.buf)-used < maxPacket {
+			grown := make([]byte, used+maxPacket)
+			copy(grown, c.buf[:used])
+			c.buf = grown
+		}
+		n, file, err := c.packet(c.buf[used:], first && wantFile)
+		if file != nil {
+			f = file
+		}
+		if err != nil {
+			return nil, f, err
+		}
+		flag := c.buf[used]
+		if flag > flagMore {
+			return nil, f, fmt.Errorf("packet with flag %d", flag)
+		}
+		// Drop the flag by moving the payload over it; for the first packet
+		// the payload is simply what follows it.
+		if first {
+			used = n
+		} else {
+			copy(c.buf[used:], c.buf[used+1:used+n])
+			used += n - 1
+		}
+		if used-1 > limit {
+			return nil, f, fmt.Errorf("%w: over %d octets", ErrTooBig, limit)
+		}
+		if flag == flagLast {
+			return c.buf[1:used], f, nil
+		}
+		if n == 1 {
+			return nil, f, errors.New("empty packet within a message")
+		}
+	}
+}
+
+// packet reads one packet into b.
+func (c *Conn) packet(b []byte, wantFile bool) (n int, f *os.File, err error) {
+	if wantFile {
+		n, f, err = c.withFile(b)
+	} else {
+		var flags int
+		n, _, flags, _, err = c.c.ReadMsgUnix(b, nil)
+		if err == nil && flags&unix.MSG_TRUNC != 0 {
+			err = fmt.Errorf("%w: packet", ErrTooBig)
+		}
+	}
+	if err == nil && n == 0 {
+		err = io.EOF // our side never sends an empty packet
+	}
+	return n, f, err
+}
+
+func (c *Conn) withFile(b []byte) (int, *os.File, error) {
+	oob := make([]byte, unix.CmsgSpace(4))
+	n, oobn, flags, _, err := c.c.ReadMsgUnix(b, oob)
+	if err != nil {
+		return 0, nil, err
+	}
+	files, err := descriptors(oob[:oobn])
+	if err == nil && (flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 || len(files) > 1) {
+		err = errors.New("packet or its descriptors are cut off")
+	}
+	if err != nil {
+		for _, fd := range files {
+			_ = unix.Close(fd)
+		}
+		return 0, nil, err
+	}
+	if len(files) == 0 {
+		return n, nil, nil
+	}
+	return n, os.NewFile(uintptr(files[0]), "passed"), nil
+}
+
+func descriptors(oob []byte) ([]int, error) {
+	if len(oob) == 0 {
+		return nil, nil
+	}
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return nil, fmt.Errorf("control message: %w", err)
+	}
+	var all []int
+	for i := range messages {
+		fds, err := unix.ParseUnixRights(&messages[i])
+		if err != nil {
+			return all, fmt.Errorf("control message: %w", err)
+		}
+		all = append(all, fds...)
+	}
+	return all, nil
+}
+
+// PeerUID returns the user at the other end as the kernel knows it. In a unit
+// with PrivateUsers= it is the overflow user for everybody.
+func (c *Conn) PeerUID() (uint32, error) {
+	raw, err := c.c.SyscallConn()
+	if err != nil {
+		return 0, fmt.Errorf("peer credentials: %w", err)
+	}
+	var cred *unix.Ucred
+	var inner error
+	err = raw.Control(func(fd uintptr) {
+		cred, inner = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	if err = errors.Join(err, inner); err != nil {
+		return 0, fmt.Errorf("peer credentials: %w", err)
+	}
+	return cred.Uid, nil
+}
+
+// ended reports whether err means that the other side has closed the
+// connection, in order or not.
+func ended(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}

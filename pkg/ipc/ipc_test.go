@@ -1,0 +1,254 @@
+package ipc
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+var testProtocol = Protocol{"test", 3}
+
+// pair returns two connected ends.
+func pair(t testing.TB) (a, b *Conn) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ends [2]*Conn
+	for i, fd := range fds {
+		f := os.NewFile(uintptr(fd), "pair")
+		nc, err := net.FileConn(f)
+		f.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		ends[i] = NewConn(nc.(*net.UnixConn))
+		ends[i].SetDeadline(time.Now().Add(10 * time.Second))
+		t.Cleanup(func() { ends[i].Close() })
+	}
+	return ends[0], ends[1]
+}
+
+func TestSizes(t *testing.T) {
+	a, b := pair(t)
+	for _, size := range []int{0, 1, MaxChunk - 1, MaxChunk, MaxChunk + 1, 2 * MaxChunk, 5*MaxChunk + 17} {
+		want := make([]byte, size)
+		for i := range want {
+			want[i] = byte(i * 7)
+		}
+		m := NewMessage()
+		m.Raw(want)
+		for range 2 { // a message can be sent again
+			sent := make(chan error, 1)
+			go func() { sent <- a.Send(m) }()
+			got, err := b.Receive(1 << 20)
+			if err != nil || !bytes.Equal(got, want) {
+				t.Fatalf("size %d: got %d octets, %v", size, len(got), err)
+			}
+			if err := <-sent; err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+func TestTooBig(t *testing.T) {
+	for _, size := range []int{101, 3 * MaxChunk} {
+		a, b := pair(t)
+		m := NewMessage()
+		m.Raw(make([]byte, size))
+		go a.Send(m)
+		if got, err := b.Receive(100); !errors.Is(err, ErrTooBig) || got != nil {
+			t.Errorf("size %d: %d octets, %v", size, len(got), err)
+		}
+	}
+}
+
+func TestFile(t *testing.T) {
+	a, b := pair(t)
+	path := filepath.Join(t.TempDir(), "f")
+	if err := os.WriteFile(path, []byte("content"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	m := NewMessage()
+	m.String("x")
+	if err := a.SendFile(m, f); err != nil {
+		t.Fatal(err)
+	}
+	_, got, err := b.ReceiveFile(100)
+	if err != nil || got == nil {
+		t.Fatalf("%v, %v", got, err)
+	}
+	defer got.Close()
+	if text, _ := io.ReadAll(got); string(text) != "content" {
+		t.Errorf("read %q", text)
+	}
+	// A descriptor that nobody asked for is dropped, and the message stands.
+	if err := a.SendFile(m, f); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Receive(100); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestTwoDescriptors(t *testing.T) {
+	a, b := pair(t)
+	if _, _, err := a.c.WriteMsgUnix([]byte{0, 'x'}, unix.UnixRights(0, 1), nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, f, err := b.ReceiveFile(100); err == nil || f != nil {
+		t.Errorf("two descriptors: %v, %v", f, err)
+	}
+}
+
+func TestGarbage(t *testing.T) {
+	for name, packets := range map[string][]string{
+		"flag":                          {"\x02abc"},
+		"empty packet in a message":     {"\x01a", "\x01"},
+		"end within a message":          {"\x01a"},
+		"one octet over the packet max": {string(make([]byte, maxPacket+1))},
+	} {
+		a, b := pair(t)
+		for _, p := range packets {
+			if _, err := a.c.Write([]byte(p)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		a.Close()
+		if got, err := b.Receive(1 << 20); err == nil {
+			t.Errorf("%s: %q is taken for a message", name, got)
+		}
+	}
+}
+
+// listen serves every connection with serve.
+func listen(t *testing.T, serve func(*Conn)) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "s")
+	ln, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	go func() {
+		for {
+			nc, err := ln.AcceptUnix()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer nc.Close()
+				serve(NewConn(nc))
+			}()
+		}
+	}()
+	return path
+}
+
+func TestCall(t *testing.T) {
+	// Each connection answers twice and ends, as a server does that goes away.
+	path := listen(t, func(c *Conn) {
+		Greet(c, testProtocol)
+		for range 2 {
+			b, err := c.Receive(100)
+			if err != nil {
+				return
+			}
+			m := NewMessage()
+			m.Raw(b)
+			c.Send(m)
+		}
+	})
+	client := NewClient(path, testProtocol)
+	for i := range byte(20) {
+		m := NewMessage()
+		m.Uint8(i)
+		var got []byte
+		err := client.Call(t.Context(), m, nil, 100, func(b []byte) error { got = bytes.Clone(b); return nil })
+		if err != nil || !bytes.Equal(got, []byte{i}) {
+			t.Fatalf("call %d: %q, %v", i, got, err)
+		}
+	}
+}
+
+func TestCallCrash(t *testing.T) {
+	// A server that dies on every request gets it twice at most.
+	requests := make(chan int, 100)
+	path := listen(t, func(c *Conn) {
+		Greet(c, testProtocol)
+		c.Receive(100)
+		requests <- 1
+	})
+	err := NewClient(path, testProtocol).Call(t.Context(), NewMessage(), nil, 100, func([]byte) error { return nil })
+	if err == nil || len(requests) > 2 {
+		t.Errorf("%v after %d requests", err, len(requests))
+	}
+}
+
+func TestGreeting(t *testing.T) {
+	for _, p := range []Protocol{{"test", 2}, {"other", 3}} {
+		path := listen(t, func(c *Conn) { Greet(c, p) })
+		err := NewClient(path, testProtocol).Call(t.Context(), NewMessage(), nil, 100, func([]byte) error { return nil })
+		if err == nil {
+			t.Errorf("speaks to %v", p)
+		}
+	}
+}
+
+func TestUnavailable(t *testing.T) {
+	var off *UnavailableError
+	err := NewClient(filepath.Join(t.TempDir(), "none"), testProtocol).Call(t.Context(), NewMessage(), nil, 100, nil)
+	if !errors.As(err, &off) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestCancel(t *testing.T) {
+	path := listen(t, func(c *Conn) { Greet(c, testProtocol); c.Receive(100); c.Receive(100) })
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(20*time.Millisecond, cancel)
+	if err := NewClient(path, testProtocol).Call(ctx, NewMessage(), nil, 100, nil); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("%v", err)
+	}
+}
+
+// FuzzReceive: any packets give messages or an error, within the limit.
+func FuzzReceive(f *testing.F) {
+	f.Add([]byte("\x01a"), []byte("\x00b"))
+	f.Fuzz(func(t *testing.T, one, two []byte) {
+		if len(one) == 0 || len(two) == 0 || len(one) > 1000 || len(two) > 1000 {
+			return
+		}
+		a, b := pair(t)
+		a.c.Write(one)
+		a.c.Write(two)
+		a.Close()
+		got, err := b.Receive(500)
+		if err == nil {
+			want := one[1:]
+			if one[0] == flagMore {
+				want = append(bytes.Clone(want), two[1:]...)
+			}
+			if !bytes.Equal(got, want) || len(got) > 500 {
+				t.Fatalf("%q and %q give %q", one, two, got)
+			}
+		} else if got != nil {
+			t.Fatalf("error %v with %q", err, got)
+		}
+	})
+}
