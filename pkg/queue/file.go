@@ -1,0 +1,228 @@
+// Package queue holds what a queue file is and where queue files are.
+//
+// A queue file is complete in itself:
+//
+//	header     64 octets: magic, lengths and checksums
+//	envelope   as pkg/envelope encodes it
+//	content    the message as it was received, lines end in CRLF
+//	outcomes   what became of the recipients, appended by qmgr
+//
+// The header is written last. A file whose header is all zero is still being
+// written, or was given up by a writer that died; nobody has been promised
+// anything about it. A file with a header that contradicts the rest is damaged.
+//
+// docs/queue.md has the states, the transitions and their crash rules.
+package queue
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"os"
+
+	"posthouse/pkg/envelope"
+	"posthouse/pkg/wire"
+)
+
+const (
+	headerLen   = 64
+	magic       = "PHQUEUE1" // the digit is the version of the format
+	maxEnvelope = 64 << 20
+)
+
+// ErrIncomplete is returned for a file whose writer has not finished.
+var ErrIncomplete = errors.New("queue file is incomplete")
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+type header struct {
+	envelopeLen uint32
+	envelopeCRC uint32
+	contentLen  int64
+	contentCRC  uint32
+}
+
+func (h header) encode() []byte {
+	b := make([]byte, headerLen)
+	copy(b, magic)
+	binary.BigEndian.PutUint32(b[8:], h.envelopeLen)
+	binary.BigEndian.PutUint32(b[12:], h.envelopeCRC)
+	binary.BigEndian.PutUint64(b[16:], uint64(h.contentLen))
+	binary.BigEndian.PutUint32(b[24:], h.contentCRC)
+	binary.BigEndian.PutUint32(b[headerLen-4:], crc32.Checksum(b[:headerLen-4], castagnoli))
+	return b
+}
+
+func decodeHeader(b []byte) (header, error) {
+	h := header{
+		envelopeLen: binary.BigEndian.Uint32(b[8:]),
+		envelopeCRC: binary.BigEndian.Uint32(b[12:]),
+		contentLen:  int64(binary.BigEndian.Uint64(b[16:])),
+		contentCRC:  binary.BigEndian.Uint32(b[24:]),
+	}
+	switch {
+	case bytes.Equal(b, make([]byte, headerLen)):
+		return header{}, ErrIncomplete
+	case !bytes.Equal(b, h.encode()):
+		return header{}, errors.New("header is damaged, or of another version")
+	case h.envelopeLen > maxEnvelope || h.contentLen < 0:
+		return header{}, errors.New("header with impossible lengths")
+	}
+	return h, nil
+}
+
+// WriteTarget is the file under construction.
+type WriteTarget interface {
+	io.Writer
+	io.WriterAt
+}
+
+// Writer writes a queue file. It buffers; the caller makes the file durable
+// after Finish.
+type Writer struct {
+	f   WriteTarget
+	h   header
+	buf []byte
+	err error
+}
+
+// writeBuffer is a compromise: most messages are written by two calls, and a
+// writer for each of many sessions costs little.
+const writeBuffer = 32 << 10
+
+// NewWriter begins a queue file with its envelope in the empty file f.
+func NewWriter(f WriteTarget, e *envelope.Envelope) *Writer {
+	w := &Writer{f: f, buf: make([]byte, headerLen, 8<<10)}
+	enc := wire.NewEncoder(w.buf)
+	e.Encode(enc)
+	w.buf = enc.Data()
+	w.h.envelopeLen = uint32(len(w.buf) - headerLen)
+	w.h.envelopeCRC = crc32.Checksum(w.buf[headerLen:], castagnoli)
+	return w
+}
+
+// Write adds to the content.
+func (w *Writer) Write(p []byte) (int, error) {
+	if w.err != nil {
+		return 0, w.err
+	}
+	w.h.contentCRC = crc32.Update(w.h.contentCRC, castagnoli, p)
+	w.h.contentLen += int64(len(p))
+	w.buf = append(w.buf, p...)
+	if len(w.buf) >= writeBuffer {
+		w.flush()
+	}
+	return len(p), w.err
+}
+
+// Len returns the length of the content so far, in octets.
+func (w *Writer) Len() int64 { return w.h.contentLen }
+
+func (w *Writer) flush() {
+	if w.err == nil && len(w.buf) > 0 {
+		_, w.err = w.f.Write(w.buf)
+		w.buf = w.buf[:0]
+	}
+}
+
+// Finish writes what is left, and last the header. Only then is the file a
+// message; it is not on disk yet.
+func (w *Writer) Finish() error {
+	w.flush()
+	if w.err == nil {
+		_, w.err = w.f.WriteAt(w.h.encode(), 0)
+	}
+	return w.err
+}
+
+// Message is what a queue file says.
+type Message struct {
+	Envelope   *envelope.Envelope
+	Offset     int64 // of the content
+	Length     int64 // of the content
+	Recipients []RecipientState
+	Schedule   Schedule
+
+	contentCRC uint32
+	tail       int64 // where the next outcome goes
+	size       int64 // of the file: larger than tail where a record is torn
+}
+
+// Read reads all of a queue file but its content. Damage gives an error that
+// says what and where; ErrIncomplete is kept apart.
+func Read(f *os.File) (*Message, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("queue file: %w", err)
+	}
+	if !info.Mode().IsRegular() {
+		return nil, errors.New("queue file: not a regular file")
+	}
+	m := &Message{size: info.Size()}
+	// A file shorter than its header was given up early.
+	b := make([]byte, min(m.size, 4<<10))
+	if _, err := f.ReadAt(b, 0); err != nil {
+		return nil, fmt.Errorf("queue file: %w", err)
+	}
+	if len(b) < headerLen {
+		return nil, ErrIncomplete
+	}
+	h, err := decodeHeader(b[:headerLen])
+	if err != nil {
+		return nil, fmt.Errorf("queue file: %w", err)
+	}
+	m.Offset, m.Length, m.contentCRC = headerLen+int64(h.envelopeLen), h.contentLen, h.contentCRC
+	if m.Offset > m.size || m.Length > m.size-m.Offset {
+		return nil, fmt.Errorf("queue file: %d octets, header says %d or more", m.size, m.Offset+m.Length)
+	}
+	m.tail = m.Offset + m.Length
+	if err := m.readEnvelope(f, h, b); err != nil {
+		return nil, err
+	}
+	m.Recipients = make([]RecipientState, len(m.Envelope.Recipients))
+	if err := m.readOutcomes(f); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// readEnvelope reads the envelope; first is the beginning of the file.
+func (m *Message) readEnvelope(f *os.File, h header, first []byte) error {
+	var b []byte
+	if int64(len(first)) >= m.Offset {
+		b = first[headerLen:m.Offset]
+	} else {
+		b = make([]byte, h.envelopeLen)
+		if _, err := f.ReadAt(b, headerLen); err != nil {
+			return fmt.Errorf("queue file: envelope: %w", err)
+		}
+	}
+	if crc32.Checksum(b, castagnoli) != h.envelopeCRC {
+		return errors.New("queue file: envelope is damaged")
+	}
+	d := wire.NewDecoder(b)
+	m.Envelope = envelope.Decode(d)
+	if err := d.End(); err != nil {
+		return fmt.Errorf("queue file: envelope: %w", err)
+	}
+	if len(m.Envelope.Recipients) == 0 {
+		return errors.New("queue file: no recipient")
+	}
+	return nil
+}
+
+// CheckContent reads the content and compares its checksum. It is for files
+// that this boot of the machine has not seen being written.
+func (m *Message) CheckContent(f *os.File) error {
+	sum := crc32.New(castagnoli)
+	if _, err := io.Copy(sum, io.NewSectionReader(f, m.Offset, m.Length)); err != nil {
+		return fmt.Errorf("queue file: content: %w", err)
+	}
+	if sum.Sum32() != m.contentCRC {
+		return errors.New("queue file: content is damaged")
+	}
+	return nil
+}

@@ -1,0 +1,199 @@
+package queue
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"posthouse/pkg/addr"
+	"posthouse/pkg/dsn"
+	"posthouse/pkg/envelope"
+	"posthouse/pkg/protocol/delivery"
+)
+
+func testEnvelope(t testing.TB, recipients int) *envelope.Envelope {
+	t.Helper()
+	m, err := addr.Parse("user@example.org")
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := &envelope.Envelope{Arrival: time.UnixMicro(1790000000000001), Sender: m}
+	for range recipients {
+		e.Recipients = append(e.Recipients, envelope.Recipient{Address: m})
+	}
+	return e
+}
+
+func write(t testing.TB, e *envelope.Envelope, content []byte) *os.File {
+	t.Helper()
+	f, err := os.Create(filepath.Join(t.TempDir(), "q"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	w := NewWriter(f, e)
+	if _, err := w.Write(content); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Finish(); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func result(status, text string) delivery.Result {
+	return delivery.Result{Status: dsn.MustParse(status), Text: text}
+}
+
+func TestRoundTrip(t *testing.T) {
+	for _, recipients := range []int{1, 3, 1000} {
+		content := bytes.Repeat([]byte("line\r\n"), 20000)
+		f := write(t, testEnvelope(t, recipients), content)
+		m, err := Read(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, _ := io.ReadAll(io.NewSectionReader(f, m.Offset, m.Length))
+		if !bytes.Equal(got, content) || m.CheckContent(f) != nil || len(m.Envelope.Recipients) != recipients {
+			t.Errorf("%d recipients: not what was written", recipients)
+		}
+	}
+}
+
+func TestOutcomes(t *testing.T) {
+	f := write(t, testEnvelope(t, 3), []byte("x\r\n"))
+	m, err := Read(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := time.UnixMicro(1790000300000000)
+	for _, o := range []Outcome{
+		{Results: []IndexedResult{{0, result("2.0.0", "ok")}, {1, result("4.4.1", "no route")}}},
+		{Results: []IndexedResult{{2, result("5.1.1", "nobody")}}},
+		{Reported: []uint32{2}},
+		{Schedule: &Schedule{Next: next, Warned: true}},
+	} {
+		if err := m.Append(f, o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	again, err := Read(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []struct{ pending, reported bool }{{false, false}, {true, false}, {false, true}} {
+		if r := again.Recipients[i]; r.Pending() != want.pending || r.Reported != want.reported || r != m.Recipients[i] {
+			t.Errorf("recipient %d: %+v", i, r)
+		}
+	}
+	if !again.Schedule.Next.Equal(next) || !again.Schedule.Warned {
+		t.Errorf("schedule %+v", again.Schedule)
+	}
+}
+
+// TestTorn cuts the file at every octet and flips every octet. What was
+// accepted is whole or known to be damaged; a torn outcome is forgotten.
+func TestTorn(t *testing.T) {
+	content := []byte("Subject: x\r\n\r\nbody\r\n")
+	f := write(t, testEnvelope(t, 2), content)
+	m, err := Read(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := m.Offset + m.Length
+	if err := m.Append(f, Outcome{Results: []IndexedResult{{0, result("2.0.0", "ok")}}}); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(f.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := func(what string, at int, data []byte) {
+		g, err := os.Create(filepath.Join(t.TempDir(), "g"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer g.Close()
+		if _, err := g.Write(data); err != nil {
+			t.Fatal(err)
+		}
+		m, err := Read(g)
+		if err == nil {
+			err = m.CheckContent(g)
+		}
+		switch {
+		case int64(at) < end && err == nil:
+			t.Errorf("%s at %d: damage is not noticed", what, at)
+		case int64(at) >= end && err != nil:
+			t.Errorf("%s at %d, in an outcome: %v", what, at, err)
+		case int64(at) >= end && !m.Recipients[0].Pending():
+			t.Errorf("%s at %d: a torn outcome counts", what, at)
+		case int64(at) >= end:
+			if err := m.Append(g, Outcome{Results: []IndexedResult{{1, result("2.0.0", "ok")}}}); err != nil {
+				t.Fatal(err)
+			}
+			if m, err := Read(g); err != nil || m.Recipients[1].Pending() {
+				t.Errorf("%s at %d: append behind a torn outcome is lost: %v", what, at, err)
+			}
+		}
+	}
+	for i := range whole {
+		check("cut", i, whole[:i])
+		flipped := bytes.Clone(whole)
+		flipped[i] ^= 1
+		check("flip", i, flipped)
+	}
+}
+
+func TestIncomplete(t *testing.T) {
+	f, err := os.Create(filepath.Join(t.TempDir(), "q"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	w := NewWriter(f, testEnvelope(t, 1))
+	w.Write(make([]byte, 100000))
+	if _, err := Read(f); !errors.Is(err, ErrIncomplete) {
+		t.Errorf("unfinished: %v", err)
+	}
+	if err := f.Truncate(0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Read(f); !errors.Is(err, ErrIncomplete) {
+		t.Errorf("empty: %v", err)
+	}
+}
+
+// FuzzRead: whatever is in a queue file, reading gives a message that is
+// consistent with the file's size, or an error.
+func FuzzRead(f *testing.F) {
+	g := write(f, testEnvelope(f, 2), []byte("x\r\n"))
+	if m, err := Read(g); err == nil {
+		m.Append(g, Outcome{Schedule: &Schedule{}})
+	}
+	seed, err := os.ReadFile(g.Name())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(seed)
+	f.Add(make([]byte, 100))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		g, err := os.Create(filepath.Join(t.TempDir(), "g"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer g.Close()
+		g.Write(in)
+		m, err := Read(g)
+		if err != nil {
+			return
+		}
+		if m.Offset < headerLen || m.Offset+m.Length > int64(len(in)) || len(m.Recipients) != len(m.Envelope.Recipients) {
+			t.Fatalf("%+v of %d octets", m, len(in))
+		}
+	})
+}

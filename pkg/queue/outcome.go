@@ -1,0 +1,188 @@
+package queue
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"time"
+
+	"posthouse/pkg/dsn"
+	"posthouse/pkg/protocol/delivery"
+	"posthouse/pkg/wire"
+)
+
+// RecipientState is what became of one recipient so far. The zero value has
+// not been tried.
+type RecipientState struct {
+	Tried    bool
+	Last     delivery.Result // of the last attempt
+	Reported bool            // the notification that Last asks for is in the queue, or is not wanted
+}
+
+// Pending reports whether the message is still to be delivered to it.
+func (r *RecipientState) Pending() bool {
+	return !r.Tried || r.Last.Status.Class() == dsn.Transient
+}
+
+// Schedule is when a deferred message is tried again.
+type Schedule struct {
+	Next   time.Time // zero: at once
+	Warned bool      // the delay notification is in the queue
+}
+
+// Outcome is one record that qmgr appends. Exactly one field is set.
+type Outcome struct {
+	Results  []IndexedResult // of one delivery attempt
+	Reported []uint32        // recipients, by index
+	Schedule *Schedule
+}
+
+// IndexedResult is the result for one recipient, by its index in the envelope.
+type IndexedResult struct {
+	Index uint32
+	delivery.Result
+}
+
+// A record is its length and its checksum, 4 octets each, and the record. A
+// record that the power cut off, and whatever is behind it, is as if it had not
+// been written: its recipients are tried again.
+const (
+	recordHead = 8
+	maxRecord  = 16 << 20
+)
+
+const (
+	kindResults = 1 + iota
+	kindReported
+	kindSchedule
+)
+
+func (o Outcome) encode() []byte {
+	e := wire.NewEncoder(make([]byte, recordHead, 256))
+	switch {
+	case o.Results != nil:
+		e.Uint8(kindResults)
+		e.Uint32(uint32(len(o.Results)))
+		for i := range o.Results {
+			e.Uint32(o.Results[i].Index)
+			o.Results[i].Encode(e)
+		}
+	case o.Reported != nil:
+		e.Uint8(kindReported)
+		e.Uint32(uint32(len(o.Reported)))
+		for _, i := range o.Reported {
+			e.Uint32(i)
+		}
+	case o.Schedule != nil:
+		e.Uint8(kindSchedule)
+		e.Time(o.Schedule.Next)
+		e.Bool(o.Schedule.Warned)
+	}
+	b := e.Data()
+	binary.BigEndian.PutUint32(b, uint32(len(b)-recordHead))
+	binary.BigEndian.PutUint32(b[4:], crc32.Checksum(b[recordHead:], castagnoli))
+	return b
+}
+
+func decodeOutcome(b []byte, recipients int) (Outcome, error) {
+	d := wire.NewDecoder(b)
+	var o Outcome
+	switch kind := d.Uint8(); kind {
+	case kindResults:
+		o.Results = []IndexedResult{}
+		for range d.Count(recipients) {
+			o.Results = append(o.Results, IndexedResult{index(d, recipients), delivery.DecodeResult(d)})
+		}
+	case kindReported:
+		o.Reported = []uint32{}
+		for range d.Count(recipients) {
+			o.Reported = append(o.Reported, index(d, recipients))
+		}
+	case kindSchedule:
+		o.Schedule = &Schedule{d.Time(), d.Bool()}
+	default:
+		d.Fail(fmt.Errorf("outcome of kind %d", kind))
+	}
+	if err := d.End(); err != nil {
+		return Outcome{}, err
+	}
+	return o, nil
+}
+
+func index(d *wire.Decoder, recipients int) uint32 {
+	i := d.Uint32()
+	if uint64(i) >= uint64(recipients) {
+		d.Fail(fmt.Errorf("recipient %d of %d", i, recipients))
+		return 0
+	}
+	return i
+}
+
+// apply records o in memory.
+func (m *Message) apply(o Outcome) {
+	for _, r := range o.Results {
+		m.Recipients[r.Index] = RecipientState{Tried: true, Last: r.Result}
+	}
+	for _, i := range o.Reported {
+		m.Recipients[i].Reported = true
+	}
+	if o.Schedule != nil {
+		m.Schedule = *o.Schedule
+	}
+}
+
+// readOutcomes applies every whole record and leaves m.tail behind the last.
+func (m *Message) readOutcomes(f *os.File) error {
+	var head [recordHead]byte
+	for m.size-m.tail >= recordHead {
+		if _, err := f.ReadAt(head[:], m.tail); err != nil {
+			return fmt.Errorf("queue file: outcomes: %w", err)
+		}
+		n := binary.BigEndian.Uint32(head[:])
+		if n == 0 || n > maxRecord || int64(n) > m.size-m.tail-recordHead {
+			return nil
+		}
+		b := make([]byte, n)
+		if _, err := f.ReadAt(b, m.tail+recordHead); err != nil {
+			return fmt.Errorf("queue file: outcomes: %w", err)
+		}
+		if crc32.Checksum(b, castagnoli) != binary.BigEndian.Uint32(head[4:]) {
+			return nil
+		}
+		o, err := decodeOutcome(b, len(m.Recipients))
+		if err != nil {
+			// A record with a right checksum and wrong content was not torn.
+			return fmt.Errorf("queue file: outcome at offset %d: %w", m.tail, err)
+		}
+		m.apply(o)
+		m.tail += recordHead + int64(n)
+	}
+	return nil
+}
+
+// Append records o at the end of f, which is m's file open for writing, and in
+// m. It does not sync: an outcome that the power takes away makes a second
+// delivery, no loss. On an error m is as before, and the outcome may or may not
+// be in the file.
+func (m *Message) Append(f *os.File, o Outcome) error {
+	b := o.encode()
+	if len(b) > recordHead+maxRecord {
+		return errors.New("queue file: outcome is too large")
+	}
+	if m.size > m.tail {
+		if err := f.Truncate(m.tail); err != nil {
+			return fmt.Errorf("queue file: drop torn record: %w", err)
+		}
+		m.size = m.tail
+	}
+	n, err := f.WriteAt(b, m.tail)
+	m.size = m.tail + int64(n)
+	if err != nil {
+		return fmt.Errorf("queue file: append outcome: %w", err)
+	}
+	m.tail = m.size
+	m.apply(o)
+	return nil
+}

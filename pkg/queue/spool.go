@@ -1,0 +1,148 @@
+package queue
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"posthouse/pkg/queueid"
+)
+
+// Dir is where the queues are.
+const Dir = "/var/spool/posthouse"
+
+// The queues, each a directory.
+const (
+	Incoming = "incoming" // accepted by cleanup, not seen by qmgr yet
+	Active   = "active"   // in qmgr's memory
+	Deferred = "deferred" // in a sub-directory for the minute of the next attempt
+	Hold     = "hold"     // set aside by the administrator
+	Corrupt  = "corrupt"  // damaged
+)
+
+// FileMode is the mode of queue files: nothing for others, so that a delivery
+// agent cannot open its descriptor again for writing.
+const FileMode = 0o660
+
+// BucketTime is how exactly the time of the next attempt is kept in the name of
+// a sub-directory of deferred/. It is rounded up: nothing is tried too early.
+const BucketTime = time.Minute
+
+// Bucket returns the name of the sub-directory of deferred/ for what is due at t.
+func Bucket(t time.Time) string {
+	step := int64(BucketTime / time.Second)
+	n := t.Unix()
+	if t.Nanosecond() > 0 {
+		n++
+	}
+	return fmt.Sprintf("%010d", (max(n, 0)+step-1)/step*step)
+}
+
+// BucketDue returns the time that a sub-directory of deferred/ is named for.
+func BucketDue(name string) (time.Time, error) {
+	n, err := strconv.ParseInt(name, 10, 64)
+	if err != nil || fmt.Sprintf("%010d", n) != name {
+		return time.Time{}, fmt.Errorf("%q is not the name of a bucket", name)
+	}
+	return time.Unix(n, 0), nil
+}
+
+// Directory is one directory of queue files, held open. Names in it are queue
+// IDs, so no name leads anywhere else.
+type Directory struct {
+	f    *os.File
+	name string
+}
+
+// OpenDirectory opens the directory at path, which is not a link.
+func OpenDirectory(path string) (*Directory, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, fmt.Errorf("queue directory: %w", err)
+	}
+	return &Directory{f, path}, nil
+}
+
+// Close closes the directory.
+func (d *Directory) Close() error { return d.f.Close() }
+
+func (d *Directory) wrap(op, name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &fs.PathError{Op: op, Path: d.name + "/" + name, Err: err}
+}
+
+// Create makes the file of a new message; it fails if there is one.
+func (d *Directory) Create(id queueid.ID) (*os.File, error) {
+	return d.open(id, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL)
+}
+
+// Open opens a message for reading.
+func (d *Directory) Open(id queueid.ID) (*os.File, error) { return d.open(id, unix.O_RDONLY) }
+
+// OpenWrite opens a message for reading and for appending outcomes.
+func (d *Directory) OpenWrite(id queueid.ID) (*os.File, error) { return d.open(id, unix.O_RDWR) }
+
+func (d *Directory) open(id queueid.ID, flags int) (*os.File, error) {
+	for {
+		fd, err := unix.Openat(int(d.f.Fd()), id.String(), flags|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, FileMode)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return nil, d.wrap("open", id.String(), err)
+		}
+		return os.NewFile(uintptr(fd), d.name+"/"+id.String()), nil
+	}
+}
+
+// Move makes the message appear in another directory; it is one system call.
+func (d *Directory) Move(id queueid.ID, to *Directory) error {
+	err := unix.Renameat(int(d.f.Fd()), id.String(), int(to.f.Fd()), id.String())
+	return d.wrap("rename", id.String(), err)
+}
+
+// Remove removes the message.
+func (d *Directory) Remove(id queueid.ID) error {
+	return d.wrap("unlink", id.String(), unix.Unlinkat(int(d.f.Fd()), id.String(), 0))
+}
+
+// Sync makes the names in the directory durable.
+func (d *Directory) Sync() error {
+	return d.wrap("fsync", "", d.f.Sync())
+}
+
+// File returns the open directory, for calls that take one.
+func (d *Directory) File() *os.File { return d.f }
+
+// Names reads the directory in pieces and calls each for every name in it,
+// until each returns an error. What is added or removed meanwhile may or may
+// not be seen.
+func (d *Directory) Names(each func(name string) error) error {
+	f, err := os.OpenFile(d.name, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return fmt.Errorf("queue directory: %w", err)
+	}
+	defer f.Close() // opened for reading
+	for {
+		names, err := f.Readdirnames(1000)
+		for _, name := range names {
+			if err := each(name); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("queue directory: %w", err)
+		}
+	}
+}
