@@ -47,7 +47,7 @@ func Bucket(t time.Time) string {
 // BucketDue returns the time that a sub-directory of deferred/ is named for.
 func BucketDue(name string) (time.Time, error) {
 	n, err := strconv.ParseInt(name, 10, 64)
-	if err != nil || fmt.Sprintf("%010d", n) != name {
+	if err != nil || n < 0 || fmt.Sprintf("%010d", n) != name {
 		return time.Time{}, fmt.Errorf("%q is not the name of a bucket", name)
 	}
 	return time.Unix(n, 0), nil
