@@ -1,0 +1,193 @@
+// Package activation takes over what systemd has opened for a daemon, by name,
+// and speaks to systemd: ready, stopping, watchdog, and who the main process is.
+package activation
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"syscall"
+	"time"
+
+	sdactivation "github.com/coreos/go-systemd/v22/activation"
+	sddaemon "github.com/coreos/go-systemd/v22/daemon"
+)
+
+// Sockets are the descriptors that were passed, by FileDescriptorName=.
+type Sockets struct {
+	files map[string][]*os.File
+	older *os.File // see Successor
+}
+
+// Environment variables for a successor; see Successor.
+const (
+	envNames = "POSTHOUSE_FDNAMES"
+	envOlder = 3 // descriptor of the pipe that the predecessor holds open
+)
+
+// Take takes the descriptors, from systemd or from a predecessor. It is called
+// once, first thing.
+func Take() (*Sockets, error) {
+	s := &Sockets{files: make(map[string][]*os.File)}
+	if names := os.Getenv(envNames); names != "" {
+		if err := os.Unsetenv(envNames); err != nil {
+			return nil, fmt.Errorf("activation: %w", err)
+		}
+		// The watchdog's variables name the first process of the unit.
+		if os.Getenv("WATCHDOG_PID") != "" {
+			if err := os.Setenv("WATCHDOG_PID", strconv.Itoa(os.Getpid())); err != nil {
+				return nil, fmt.Errorf("activation: %w", err)
+			}
+		}
+		return s, s.inherit(names)
+	}
+	for _, f := range sdactivation.Files(true) {
+		s.files[f.Name()] = append(s.files[f.Name()], f)
+	}
+	return s, nil
+}
+
+// Names returns the names of what was passed.
+func (s *Sockets) Names() []string {
+	var names []string
+	for name := range s.files {
+		names = append(names, name)
+	}
+	return names
+}
+
+// Listeners returns the listening sockets called name; the descriptors stay
+// open for a successor.
+func (s *Sockets) Listeners(name string) ([]Listener, error) {
+	var all []Listener
+	for _, f := range s.files[name] {
+		ln, err := net.FileListener(f)
+		if err != nil {
+			return nil, fmt.Errorf("activation: socket %q: %w", name, err)
+		}
+		l, ok := ln.(Listener)
+		if !ok {
+			return nil, fmt.Errorf("activation: socket %q is a %T", name, ln)
+		}
+		if u, ok := ln.(*net.UnixListener); ok {
+			u.SetUnlinkOnClose(false) // its path is systemd's
+		}
+		all = append(all, l)
+	}
+	return all, nil
+}
+
+// Listener is a listener whose Accept can be ended by a deadline.
+type Listener interface {
+	net.Listener
+	SetDeadline(time.Time) error
+}
+
+// FIFOs returns the FIFOs called name, ready for reads with a deadline.
+func (s *Sockets) FIFOs(name string) ([]*os.File, error) {
+	var all []*os.File
+	for _, f := range s.files[name] {
+		fd, err := syscall.Dup(int(f.Fd()))
+		if err == nil {
+			syscall.CloseOnExec(fd)
+			err = syscall.SetNonblock(fd, true)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("activation: FIFO %q: %w", name, err)
+		}
+		all = append(all, os.NewFile(uintptr(fd), name))
+	}
+	return all, nil
+}
+
+// Notify tells systemd the state of this process. Without systemd it does nothing.
+func Notify(state string) error {
+	if _, err := sddaemon.SdNotify(false, state); err != nil {
+		return fmt.Errorf("notify systemd: %w", err)
+	}
+	return nil
+}
+
+// States for Notify.
+const (
+	Ready    = sddaemon.SdNotifyReady
+	Stopping = sddaemon.SdNotifyStopping
+	Alive    = sddaemon.SdNotifyWatchdog
+)
+
+// WatchdogInterval is how often to send Alive; zero: never.
+func WatchdogInterval() time.Duration {
+	limit, err := sddaemon.SdWatchdogEnabled(false)
+	if err != nil {
+		return 0 // not for this process
+	}
+	return limit / 2
+}
+
+// Successor starts this program again with the same listening sockets and makes
+// it the main process of the unit, so that a daemon with long sessions goes
+// away without anybody waiting for it. The successor does not end before this
+// process has: until then systemd would not notice, for it is not its child.
+func (s *Sockets) Successor() error {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("successor: %w", err)
+	}
+	files := []*os.File{nil, os.Stdout, os.Stderr, r}
+	names := ""
+	for name, list := range s.files {
+		for _, f := range list {
+			files = append(files, f)
+			names += name + ":"
+		}
+	}
+	p, err := os.StartProcess("/proc/self/exe", os.Args, &os.ProcAttr{Env: append(os.Environ(), envNames+"="+names), Files: files})
+	err = errors.Join(err, r.Close())
+	if err != nil {
+		return errors.Join(fmt.Errorf("successor: %w", err), w.Close())
+	}
+	// w stays open, unreferenced by anything but the kernel, until this
+	// process ends; Fd keeps the finalizer from closing it.
+	if _, err := syscall.Dup(int(w.Fd())); err != nil {
+		return fmt.Errorf("successor: %w", err)
+	}
+	if err := Notify("MAINPID=" + strconv.Itoa(p.Pid)); err != nil {
+		return err
+	}
+	return p.Release()
+}
+
+func (s *Sockets) inherit(names string) error {
+	s.older = os.NewFile(envOlder, "older")
+	fd := envOlder + 1
+	for len(names) > 0 {
+		name, rest, err := cutName(names)
+		if err != nil {
+			return err
+		}
+		syscall.CloseOnExec(fd)
+		s.files[name] = append(s.files[name], os.NewFile(uintptr(fd), name))
+		names = rest
+		fd++
+	}
+	syscall.CloseOnExec(envOlder)
+	return nil
+}
+
+func cutName(s string) (name, rest string, err error) {
+	for i := range len(s) {
+		if s[i] == ':' {
+			return s[:i], s[i+1:], nil
+		}
+	}
+	return "", "", fmt.Errorf("activation: malformed list of names %.50q", s)
+}
+
+// WaitForPredecessor returns when the process before this one has ended.
+func (s *Sockets) WaitForPredecessor() {
+	if s.older != nil {
+		_, _ = s.older.Read(make([]byte, 1)) // nothing is ever written: this is its end
+	}
+}

@@ -1,0 +1,460 @@
+// Package daemon is the skeleton of every daemon: it takes over the sockets,
+// serves up to max_clients at once, and goes away in the order that loses
+// nothing, after max_use requests, after max_idle without any, or when told to.
+//
+// A daemon's main names its sockets and their handlers:
+//
+//	func main() { daemon.Main("dns", setup) }
+//
+//	func setup(d *daemon.Daemon) error {
+//		return d.IPC("ipc", resolve.Protocol, answer)
+//	}
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"sync"
+	"syscall"
+	"time"
+
+	"posthouse/pkg/activation"
+	"posthouse/pkg/config"
+	"posthouse/pkg/ipc"
+	"posthouse/pkg/maillog"
+)
+
+// ConfigDir is where the configuration is.
+const ConfigDir = "/etc/posthouse"
+
+// Daemon is one running daemon.
+type Daemon struct {
+	Name string
+	Log  *maillog.Logger
+
+	watcher *config.Watcher
+	sockets *activation.Sockets
+	limits  config.Limits
+	serve   []func()
+	handOff bool
+	onEnd   []func()
+
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	mu      sync.Mutex // guards what follows
+	room    *sync.Cond
+	ending  bool
+	busy    int // requests and sessions under way, and holds
+	clients int
+	used    int
+	lastEnd time.Time
+	idle    map[*ipc.Conn]struct{} // kept connections that wait for a request
+	wakers  []func()               // make accept loops and FIFO readers look at ending
+	end     chan string
+
+	loops    sync.WaitGroup
+	handlers sync.WaitGroup
+}
+
+// Main runs a daemon and ends the process. Exit status 1 makes systemd wait
+// for a few seconds before it starts the next one.
+func Main(name string, setup func(*Daemon) error) {
+	log := maillog.New(name)
+	err := run(name, log, setup)
+	if err != nil {
+		log.Error(nil, "%v", err)
+	}
+	log.Flush()
+	if err != nil {
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func run(name string, log *maillog.Logger, setup func(*Daemon) error) error {
+	sockets, err := activation.Take()
+	if err != nil {
+		return err
+	}
+	watcher, err := config.NewWatcher(ConfigDir, func(err error) { log.Warn(nil, "configuration: the old one stays in force: %v", err) })
+	if err != nil {
+		return fmt.Errorf("configuration: %w", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	d := &Daemon{
+		Name: name, Log: log, watcher: watcher, sockets: sockets, limits: watcher.Current().Daemon(name),
+		ctx: ctx, cancel: cancel, lastEnd: time.Now(), idle: make(map[*ipc.Conn]struct{}), end: make(chan string, 16),
+	}
+	d.room = sync.NewCond(&d.mu)
+	if err := setup(d); err != nil {
+		return err
+	}
+	if err := activation.Notify(activation.Ready); err != nil {
+		log.Warn(nil, "%v", err)
+	}
+	// What start-up needed is of no more use.
+	debug.FreeOSMemory()
+	d.supervise()
+	return nil
+}
+
+// Config returns the configuration that is in force now.
+func (d *Daemon) Config() *config.Config { return d.watcher.Current() }
+
+// Context ends when the daemon has been told to stop at once.
+func (d *Daemon) Context() context.Context { return d.ctx }
+
+// Hold keeps the daemon from going away by itself until release is called.
+func (d *Daemon) Hold() (release func()) {
+	d.begin()
+	return sync.OnceFunc(d.done)
+}
+
+// OnEnd has f called after the last request, before the process ends.
+func (d *Daemon) OnEnd(f func()) { d.onEnd = append(d.onEnd, f) }
+
+// HandOff makes the daemon start its successor before it drains, for daemons
+// whose sessions may take long.
+func (d *Daemon) HandOff() { d.handOff = true }
+
+// Ending reports whether the daemon is about to go away: a session may end
+// where its protocol allows it.
+func (d *Daemon) Ending() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.ending
+}
+
+// Names returns the names of the sockets that were passed.
+func (d *Daemon) Names() []string { return d.sockets.Names() }
+
+func (d *Daemon) begin() {
+	d.mu.Lock()
+	d.busy++
+	d.mu.Unlock()
+}
+
+func (d *Daemon) done() {
+	d.mu.Lock()
+	d.busy--
+	d.lastEnd = time.Now()
+	d.room.Broadcast()
+	d.mu.Unlock()
+}
+
+// count books a use; the one that reaches max_use makes the daemon end.
+func (d *Daemon) count() {
+	d.mu.Lock()
+	d.used++
+	last := d.limits.MaxUse > 0 && d.used == d.limits.MaxUse
+	d.mu.Unlock()
+	if last {
+		d.end <- "max_use"
+	}
+}
+
+// Stream serves the stream sockets called name: handle has the connection for
+// its whole life, which counts as one use.
+func (d *Daemon) Stream(name string, handle func(context.Context, net.Conn)) error {
+	return d.listen(name, func(c net.Conn) {
+		d.begin()
+		defer d.done()
+		d.count()
+		handle(d.ctx, c)
+	})
+}
+
+// IPC serves the sockets called name: handle is called for each message of a
+// client, receives more itself if the protocol has more, and answers. With an
+// error the connection ends. file is nil unless the client passed one; handle
+// closes it.
+func (d *Daemon) IPC(name string, p ipc.Protocol, handle func(ctx context.Context, c *ipc.Conn, msg []byte, file *os.File) error) error {
+	return d.listen(name, func(nc net.Conn) {
+		uc, ok := nc.(*net.UnixConn)
+		if !ok {
+			d.Log.Error(nil, "socket %s: a %T", name, nc)
+			return
+		}
+		c := ipc.NewConn(uc)
+		if err := ipc.Greet(c, p); err != nil {
+			return // the client is gone
+		}
+		for d.await(c) {
+			msg, file, err := c.ReceiveFile(maxMessage)
+			d.resume(c, err == nil)
+			if err != nil {
+				if !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, errGone) && !isEnd(err) {
+					d.Log.Warn(nil, "%s: %v", p.Name, err)
+				}
+				return
+			}
+			d.count()
+			_ = c.SetDeadline(time.Time{})
+			err = handle(d.ctx, c, msg, file)
+			d.done()
+			if err != nil {
+				if !isEnd(err) {
+					d.Log.Warn(nil, "%s: %v", p.Name, err)
+				}
+				return
+			}
+		}
+	})
+}
+
+// maxMessage bounds the first message of a request, whatever the protocol; the
+// decoders have their own limits.
+const maxMessage = 32 << 20
+
+var errGone = net.ErrClosed
+
+func isEnd(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || err != nil && err.Error() == "EOF"
+}
+
+// await marks c as waiting for a request. It reports false when the daemon is
+// about to end.
+func (d *Daemon) await(c *ipc.Conn) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.ending {
+		return false
+	}
+	d.idle[c] = struct{}{}
+	d.room.Broadcast()
+	return true
+}
+
+// resume marks c as no longer waiting; with a request it is busy at once, so
+// that there is no moment at which the daemon looks idle.
+func (d *Daemon) resume(c *ipc.Conn, request bool) {
+	d.mu.Lock()
+	delete(d.idle, c)
+	if request {
+		d.busy++
+	}
+	d.mu.Unlock()
+}
+
+// FIFO has look called once for any number of bytes in the FIFOs called name.
+func (d *Daemon) FIFO(name string, look func()) error {
+	fifos, err := d.sockets.FIFOs(name)
+	if err != nil {
+		return err
+	}
+	for _, f := range fifos {
+		d.addLoop(func() { _ = f.SetReadDeadline(time.Unix(1, 0)) }, func() {
+			buf := make([]byte, 64<<10)
+			for !d.Ending() {
+				_, err := f.Read(buf)
+				if errors.Is(err, os.ErrDeadlineExceeded) {
+					continue
+				}
+				if err != nil {
+					d.end <- fmt.Sprintf("FIFO %s: %v", name, err)
+					return
+				}
+				d.begin()
+				look()
+				d.done()
+			}
+		})
+	}
+	return nil
+}
+
+func (d *Daemon) addLoop(wake, loop func()) {
+	d.wakers = append(d.wakers, wake)
+	d.serve = append(d.serve, loop)
+}
+
+// listen adds an accept loop for each socket called name.
+func (d *Daemon) listen(name string, handle func(net.Conn)) error {
+	listeners, err := d.sockets.Listeners(name)
+	if err != nil {
+		return err
+	}
+	for _, ln := range listeners {
+		d.addLoop(func() { _ = ln.SetDeadline(time.Unix(1, 0)) }, func() { d.accept(ln, handle) })
+	}
+	return nil
+}
+
+func (d *Daemon) accept(ln activation.Listener, handle func(net.Conn)) {
+	for d.waitForRoom() {
+		c, err := ln.Accept()
+		switch {
+		case err == nil:
+			d.mu.Lock()
+			d.clients++
+			d.mu.Unlock()
+			d.handlers.Go(func() {
+				defer func() {
+					_ = c.Close() // the handler has said all that there is to say
+					d.mu.Lock()
+					d.clients--
+					d.room.Broadcast()
+					d.mu.Unlock()
+				}()
+				handle(c)
+			})
+		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, syscall.ECONNABORTED):
+		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ENOMEM), errors.Is(err, syscall.ENOBUFS):
+			d.Log.Warn(nil, "accept: %v", err)
+			time.Sleep(50 * time.Millisecond)
+		default:
+			d.end <- "accept: " + err.Error()
+			return
+		}
+	}
+}
+
+// waitForRoom waits until another client may be accepted: what is not accepted
+// waits in the kernel's backlog and is not lost. Where all the room is taken by
+// connections that clients only keep, one of those has to go. It reports false
+// when the daemon is about to end.
+func (d *Daemon) waitForRoom() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for !d.ending && d.limits.MaxClients > 0 && d.clients >= d.limits.MaxClients {
+		for c := range d.idle {
+			delete(d.idle, c)
+			_ = c.SetReadDeadline(time.Unix(1, 0)) // its handler ends
+			break
+		}
+		d.room.Wait()
+	}
+	return !d.ending
+}
+
+// supervise serves until there is a reason to end, and ends in an order that
+// loses nothing: first nothing more is accepted, then everything that was
+// accepted is served, then the process goes. What arrives meanwhile waits in the
+// socket that systemd holds too, and has the next process started.
+func (d *Daemon) supervise() {
+	for _, loop := range d.serve {
+		d.loops.Go(loop)
+	}
+	why := d.waitForEnd()
+	d.mu.Lock()
+	d.ending = true
+	d.room.Broadcast()
+	for c := range d.idle {
+		_ = c.SetReadDeadline(time.Unix(1, 0))
+	}
+	d.mu.Unlock()
+	// Never shutdown(2) or unlink: that would destroy systemd's socket.
+	for _, wake := range d.wakers {
+		wake()
+	}
+	d.loops.Wait()
+	d.mu.Lock()
+	sessions := d.busy
+	d.mu.Unlock()
+	if d.handOff && why == "max_use" && sessions > 0 {
+		if err := d.sockets.Successor(); err != nil {
+			d.Log.Warn(nil, "new clients have to wait for %d sessions: %v", sessions, err)
+		}
+	}
+	drained := make(chan struct{})
+	go func() {
+		d.handlers.Wait()
+		close(drained)
+	}()
+	d.drain(drained, why)
+	for _, f := range d.onEnd {
+		f()
+	}
+	d.sockets.WaitForPredecessor()
+}
+
+// drain waits for the handlers. A second SIGTERM is not needed: systemd kills
+// after TimeoutStopSec=, and sessions are told to end before that.
+func (d *Daemon) drain(drained <-chan struct{}, why string) {
+	if why != syscall.SIGTERM.String() {
+		watchdog := time.NewTicker(watchdogInterval())
+		defer watchdog.Stop()
+		for {
+			select {
+			case <-drained:
+				return
+			case <-watchdog.C:
+				_ = activation.Notify(activation.Alive)
+			}
+		}
+	}
+	select {
+	case <-drained:
+	case <-time.After(stopPatience):
+		d.cancel()
+		<-drained
+	}
+}
+
+// stopPatience is how long a stop waits for what is under way before contexts
+// are cancelled. It is shorter than TimeoutStopSec= of the units.
+const stopPatience = 10 * time.Second
+
+func watchdogInterval() time.Duration {
+	if interval := activation.WatchdogInterval(); interval > 0 {
+		return interval
+	}
+	return time.Hour
+}
+
+// waitForEnd returns why the daemon ends. Meanwhile it feeds the watchdog.
+func (d *Daemon) waitForEnd() string {
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	watchdog := time.NewTicker(watchdogInterval())
+	defer watchdog.Stop()
+	idle := time.NewTimer(0)
+	defer idle.Stop()
+	for {
+		select {
+		case why := <-d.end:
+			if why != "max_use" {
+				d.Log.Error(nil, "ending: %s", why)
+			}
+			return why
+		case s := <-signals:
+			return s.String()
+		case <-watchdog.C:
+			if err := activation.Notify(activation.Alive); err != nil {
+				d.Log.Warn(nil, "%v", err)
+			}
+		case <-idle.C:
+			left, ended := d.idleTime()
+			if ended {
+				return "max_idle"
+			}
+			idle.Reset(left)
+		}
+	}
+}
+
+// idleTime returns how long to wait before asking again, or true where the
+// daemon has been idle for max_idle.
+func (d *Daemon) idleTime() (time.Duration, bool) {
+	limit := d.limits.MaxIdle
+	if limit <= 0 {
+		return time.Hour, false
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	left := limit - time.Since(d.lastEnd)
+	switch {
+	case d.busy > 0:
+		return limit, false
+	case left > 0:
+		return left, false
+	}
+	return 0, true
+}
