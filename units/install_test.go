@@ -1,0 +1,199 @@
+package units_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// lines are the words of each line of a file, without comments.
+func lines(t *testing.T, path string) [][]string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ls [][]string
+	for line := range strings.Lines(string(data)) {
+		if f := strings.Fields(line); len(f) > 0 && f[0][0] != '#' {
+			ls = append(ls, f)
+		}
+	}
+	return ls
+}
+
+func TestUsersAndGroups(t *testing.T) {
+	users, groups := []string{}, []string{}
+	for _, l := range lines(t, "sysusers.d/posthouse.conf") {
+		switch l[0] {
+		case "u":
+			users, groups = append(users, l[1]), append(groups, l[1])
+		case "g":
+			groups = append(groups, l[1])
+		default:
+			t.Errorf("sysusers.d: %q: units give groups to daemons, and nobody is a member of one", l)
+		}
+	}
+	var wantUsers, wantGroups []string
+	for _, u := range load(t, "service") {
+		wantUsers = append(wantUsers, "_ph-"+u.word())
+		wantGroups = append(append(wantGroups, "_ph-"+u.word()), u.list("SupplementaryGroups")...)
+	}
+	for _, u := range load(t, "socket") {
+		wantGroups = append(wantGroups, u.list("SocketGroup")...)
+	}
+	slices.Sort(wantGroups)
+	same(t, "users", users, wantUsers)
+	same(t, "groups", groups, slices.Compact(wantGroups))
+	for _, l := range lines(t, "tmpfiles.d/posthouse.conf") {
+		if l[3] != "root" && !slices.Contains(users, l[3]) || l[4] != "root" && !slices.Contains(groups, l[4]) {
+			t.Errorf("tmpfiles.d: %q: unknown user or group", l)
+		}
+	}
+}
+
+// What is installed enabled, and that none of it listens to the network.
+func TestPreset(t *testing.T) {
+	var enabled []string
+	rules := lines(t, "system-preset/50-posthouse.preset")
+	for _, l := range rules {
+		if l[0] == "enable" {
+			enabled = append(enabled, l[1])
+		}
+	}
+	if last := strings.Join(rules[len(rules)-1], " "); last != "disable posthouse-*" {
+		t.Errorf("last rule is %q", last)
+	}
+	want := []string{"posthouse.target"}
+	for name := range load(t, "timer") {
+		want = append(want, name)
+	}
+	for name, u := range load(t, "socket") {
+		if _, network := u.get("ListenStream"); !network {
+			want = append(want, name)
+		}
+	}
+	same(t, "enabled units", enabled, want)
+}
+
+func TestEveryDaemonHasUnitsAndIsInstalled(t *testing.T) {
+	var programs []string
+	for _, u := range load(t, "service") {
+		programs = append(programs, u.program())
+	}
+	slices.Sort(programs)
+	programs = slices.Compact(programs)
+
+	var daemons []string
+	for _, main := range glob(t, "../daemons/*/main.go") {
+		daemons = append(daemons, filepath.Base(filepath.Dir(main)))
+	}
+	for _, d := range daemons {
+		if !slices.Contains(programs, d) {
+			t.Errorf("no unit starts daemons/%s", d)
+		}
+	}
+
+	var installed []string
+	for _, l := range lines(t, "../packaging/files") {
+		if l[0] == "file" && l[2] == "/usr/lib/posthouse/root/libexec/" {
+			installed = append(installed, filepath.Base(l[3]))
+		}
+	}
+	same(t, "daemons in packaging/files", installed, programs)
+}
+
+// systemd makes missing mount points itself, in /usr; so every one is shipped.
+func TestMountPointsAreInstalled(t *testing.T) {
+	shipped := []string{}
+	for _, l := range lines(t, "../packaging/files") {
+		if l[0] == "dir" || l[0] == "empty" {
+			shipped = append(shipped, l[2])
+		}
+	}
+	for _, u := range load(t, "service") {
+		for _, p := range slices.Concat(u.list("BindPaths"), u.list("BindReadOnlyPaths")) {
+			at := "/usr/lib/posthouse/root" + strings.TrimPrefix(p, "-")
+			if !slices.ContainsFunc(shipped, func(s string) bool { return s == at || strings.HasPrefix(s, at+"/") }) {
+				t.Errorf("%s: packaging/files lacks the mount point %s", u.name, at)
+			}
+		}
+	}
+}
+
+func TestNothingIsInstalledSetuid(t *testing.T) {
+	for _, l := range lines(t, "../packaging/files") {
+		if len(l) < 3 || l[0] != "link" && !regexp.MustCompile(`^0[0-7]{3}$`).MatchString(l[1]) {
+			t.Errorf("packaging/files: %q: mode", l)
+		}
+	}
+}
+
+// systemd's own opinion: no unknown setting, and the exposure levels that the design allows.
+func TestSystemdAnalyze(t *testing.T) {
+	if _, err := exec.LookPath("systemd-analyze"); err != nil {
+		t.Skip("systemd-analyze is not installed")
+	}
+	root := t.TempDir()
+	system := filepath.Join(root, "usr/lib/systemd/system")
+	write := func(path, content string, mode os.FileMode) {
+		t.Helper()
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var units []string
+	for _, f := range slices.Concat(glob(t, "posthouse*.*"), glob(t, "posthouse*/*.conf")) {
+		if fi, err := os.Stat(f); err != nil {
+			t.Fatal(err)
+		} else if fi.Mode().IsRegular() {
+			data, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			write(filepath.Join(system, f), string(data), 0o644)
+			if !strings.Contains(f, "/") {
+				units = append(units, f)
+			}
+		}
+	}
+	// What the units refer to of the system, and of the root that they start in.
+	for _, u := range []string{"basic", "multi-user", "shutdown", "sockets", "sysinit", "timers"} {
+		write(filepath.Join(system, u+".target"), "[Unit]\nDescription="+u+"\n", 0o644)
+	}
+	write(filepath.Join(root, "bin/kill"), "", 0o755)
+	services := load(t, "service")
+	for _, u := range services {
+		write(filepath.Join(root, "libexec", u.program()), "", 0o755)
+	}
+
+	args := append([]string{"--root=" + root, "--man=no", "verify"}, units...)
+	if out, err := exec.Command("systemd-analyze", args...).CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
+	}
+	limits := map[string]float64{"virtual": 0.7, "smtp": 1.4, "dns": 1.4}
+	for name, u := range services {
+		limit, ok := limits[u.word()]
+		if !ok {
+			limit = 0.5
+		}
+		out, err := exec.Command("systemd-analyze", "--root="+root, "--offline=true", "--no-pager", "security", name).CombinedOutput()
+		m := regexp.MustCompile(`exposure level for \S+: ([0-9.]+)`).FindSubmatch(out)
+		if err != nil || m == nil {
+			t.Errorf("systemd-analyze security %s: %v\n%s", name, err, out)
+			continue
+		}
+		var level float64
+		if _, err := fmt.Sscan(string(m[1]), &level); err != nil || level > limit {
+			t.Errorf("%s: exposure level %s, want at most %.1f", name, m[1], limit)
+		}
+	}
+}

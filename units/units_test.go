@@ -1,0 +1,260 @@
+// Package units_test holds the units to what docs/architecture.md and the design promise.
+package units_test
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// Settings that add up when they are given again. All others may be set once only, for a drop-in wins over its unit.
+var lists = []string{
+	"After", "BindPaths", "BindReadOnlyPaths", "Environment", "ExecPaths", "ListenStream", "NoExecPaths",
+	"Requires", "RestrictAddressFamilies", "Sockets", "SupplementaryGroups", "SystemCallFilter",
+}
+
+func TestEachSettingStandsInOnePlace(t *testing.T) {
+	for _, kind := range []string{"service", "socket", "timer", "target", "slice"} {
+		for _, u := range load(t, kind) {
+			seen := map[string]entry{}
+			for _, e := range u.entries {
+				if first, ok := seen[e.key]; ok && !slices.Contains(lists, e.key) {
+					t.Errorf("%s: %s= is in %s and in %s", u.name, e.key, first.file, e.file)
+				}
+				seen[e.key] = e
+			}
+		}
+	}
+}
+
+// Limits whose default ends in a failed socket, so in refused connections, and conditions that make systemd spin.
+func TestDaemonsMayComeAndGo(t *testing.T) {
+	for _, u := range load(t, "service") {
+		u.want(t, "StartLimitIntervalSec=0", "PartOf=posthouse.target", "Slice=posthouse.slice", "Type=notify", "NotifyAccess=main",
+			"Restart=on-failure", "RestartSec=2s", "WatchdogSec=60s", "ExecReload=+/bin/kill -HUP $MAINPID",
+			"RootDirectoryStartOnly=yes", "Requires=posthouse-"+u.word()+".socket", "After=posthouse-"+u.word()+".socket")
+		if _, ok := u.get("TimeoutStopSec"); !ok {
+			t.Errorf("%s: no TimeoutStopSec=", u.name)
+		}
+		if !slices.Contains(u.list("Sockets"), "posthouse-"+u.word()+".socket") {
+			t.Errorf("%s: Sockets= lacks its own socket", u.name)
+		}
+		for _, e := range u.entries {
+			if strings.HasPrefix(e.key, "Condition") || strings.HasPrefix(e.key, "Assert") {
+				t.Errorf("%s: %s= in an activated service makes systemd spin", u.name, e.key)
+			}
+			if e.section == "Install" {
+				t.Errorf("%s: services are started by their sockets, and not enabled", u.name)
+			}
+		}
+		if strings.Contains(strings.Join(u.list("Environment"), " "), "GOMEMLIMIT=") == false {
+			t.Errorf("%s: no GOMEMLIMIT", u.name)
+		}
+	}
+	for _, u := range load(t, "socket") {
+		u.want(t, "StartLimitIntervalSec=0", "TriggerLimitIntervalSec=0", "PartOf=posthouse.target", "Accept=no",
+			"RemoveOnStop=yes", "WantedBy=posthouse.target")
+	}
+}
+
+func TestSandbox(t *testing.T) {
+	for _, u := range load(t, "service") {
+		u.want(t, "User=_ph-"+u.word(), "Group=_ph-"+u.word(), "RootDirectory=/usr/lib/posthouse/root",
+			"ExecPaths=+/libexec/"+u.program(), "NoExecPaths=+/", "SyslogIdentifier=posthouse/"+u.program(),
+			"NoNewPrivileges=yes", "CapabilityBoundingSet=", "AmbientCapabilities=", "SystemCallArchitectures=native",
+			"ProtectSystem=strict", "ProtectHome=yes", "PrivateTmp=yes", "PrivateDevices=yes", "DevicePolicy=closed",
+			"PrivateIPC=yes", "PrivateMounts=yes", "ProtectProc=invisible", "ProcSubset=pid", "ProtectHostname=yes",
+			"ProtectKernelModules=yes", "ProtectKernelLogs=yes", "ProtectControlGroups=yes", "RestrictNamespaces=yes",
+			"RestrictRealtime=yes", "RestrictSUIDSGID=yes", "LockPersonality=yes", "MemoryDenyWriteExecute=yes",
+			"KeyringMode=private", "RemoveIPC=yes", "LimitCORE=0")
+		for _, key := range []string{"SystemCallErrorNumber", "DynamicUser", "PermissionsStartOnly", "ExecStartPre", "ExecStartPost", "ReadWritePaths", "DeviceAllow"} {
+			if _, ok := u.get(key); ok {
+				t.Errorf("%s: %s= is set", u.name, key)
+			}
+		}
+		for _, call := range u.list("SystemCallFilter") {
+			if !regexp.MustCompile(`^[a-z_0-9]+$`).MatchString(call) {
+				t.Errorf("%s: SystemCallFilter=%s: only single calls that are allowed", u.name, call)
+			}
+		}
+		umask := "0077"
+		if slices.Contains([]string{"cleanup", "qmgr"}, u.word()) {
+			umask = "0007" // queue files are for the group _ph-queue
+		}
+		u.want(t, "UMask="+umask)
+	}
+}
+
+// The rows of the design's table of daemons: who has a network, who sees callers, who sees which files.
+func TestWhatADaemonSees(t *testing.T) {
+	network := []string{"dns", "smtp"}
+	spawns := []string{"smtpd", "submission"}
+	private, public, spool := "/run/posthouse/private", "/run/posthouse/public", "/var/spool/posthouse"
+	reads := map[string][]string{
+		"smtpd": {private}, "submission": {private}, "pickup": {private}, "bounce": {private}, "qmgr": {private},
+		"cleanup": {private, public},
+		"showq":   {spool},
+		"dns":     {"-/etc/resolv.conf", "-/etc/hosts"},
+		"smtp":    {"-/etc/resolv.conf", "-/etc/hosts", "-/run/dovecot"},
+	}
+	writes := map[string][]string{"cleanup": {spool + "/incoming"}, "qmgr": {spool}, "virtual": {"/var/vmail"}}
+	common := []string{"/etc/posthouse", "-/etc/mailname", "-/etc/localtime", "/run/systemd/journal/socket"}
+	for _, u := range load(t, "service") {
+		same(t, u.name+" BindReadOnlyPaths", u.list("BindReadOnlyPaths"), slices.Concat(common, reads[u.word()]))
+		same(t, u.name+" BindPaths", u.list("BindPaths"), writes[u.word()])
+		families := u.list("RestrictAddressFamilies")
+		if slices.Contains(network, u.word()) {
+			same(t, u.name+" RestrictAddressFamilies", families, []string{"AF_UNIX", "AF_INET", "AF_INET6"})
+		} else {
+			same(t, u.name+" RestrictAddressFamilies", families, []string{"AF_UNIX"})
+			u.want(t, "PrivateNetwork=yes", "IPAddressDeny=any")
+		}
+		if u.word() == "pickup" { // has to know which user submits
+			u.want(t, "ProtectClock=yes", "ProtectKernelTunables=yes")
+			if _, ok := u.get("PrivateUsers"); ok {
+				t.Errorf("%s: PrivateUsers= hides the callers", u.name)
+			}
+		} else {
+			u.want(t, "PrivateUsers=yes")
+		}
+		calls := u.list("SystemCallFilter")
+		for _, call := range []string{"fsync", "unlinkat", "renameat", "linkat", "pwrite64", "mkdirat"} {
+			if slices.Contains(calls, call) != (writes[u.word()] != nil) {
+				t.Errorf("%s: system call %s", u.name, call)
+			}
+		}
+		for _, call := range []string{"kill", "pidfd_open", "waitid", "dup3"} {
+			if slices.Contains(calls, call) != slices.Contains(spawns, u.word()) {
+				t.Errorf("%s: system call %s", u.name, call)
+			}
+		}
+		for _, call := range []string{"bind", "listen", "ptrace", "mount", "splice", "io_uring_setup", "fchown", "fchownat", "chown"} {
+			if slices.Contains(calls, call) {
+				t.Errorf("%s: system call %s", u.name, call)
+			}
+		}
+	}
+}
+
+// same compares two lists as sets.
+func same(t *testing.T, what string, got, want []string) {
+	t.Helper()
+	got, want = slices.Sorted(slices.Values(got)), slices.Sorted(slices.Values(want))
+	if !slices.Equal(got, want) {
+		t.Errorf("%s: %q, want %q", what, got, want)
+	}
+}
+
+// row is one internal socket in the table of docs/architecture.md.
+type row struct {
+	served  string
+	clients []string
+}
+
+// table reads the rows of private sockets and of the FIFO.
+func table(t *testing.T) map[string]row {
+	t.Helper()
+	doc, err := os.ReadFile("../docs/architecture.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := map[string]row{}
+	re := regexp.MustCompile("(?m)^\\| (?:FIFO )?`((?:private|public)/[a-z]+)`[^|]*\\|[^|]*\\| ([a-z]+) \\| ([^|]*) \\|$")
+	for _, m := range re.FindAllStringSubmatch(string(doc), -1) {
+		rows["/run/posthouse/"+m[1]] = row{served: m[2], clients: regexp.MustCompile(`[\w-]+`).FindAllString(m[3], -1)}
+	}
+	if len(rows) < 11 {
+		t.Fatalf("docs/architecture.md: %d rows of internal sockets, want at least 11", len(rows))
+	}
+	return rows
+}
+
+func TestWhoMayTalkToWhom(t *testing.T) {
+	services := load(t, "service")
+	rows := table(t)
+	path := func(u unit) string {
+		for _, key := range []string{"ListenSequentialPacket", "ListenFIFO"} {
+			if p, ok := u.get(key); ok {
+				return p
+			}
+		}
+		return ""
+	}
+	seen := map[string]bool{}
+	for _, u := range load(t, "socket") {
+		p := path(u)
+		if p == "" { // the network's
+			if !slices.Contains([]string{"smtpd", "submission"}, u.word()) {
+				t.Errorf("%s: listens on neither a packet socket nor a FIFO", u.name)
+			}
+			continue
+		}
+		seen[p] = true
+		r, ok := rows[p]
+		if !ok {
+			t.Errorf("%s: %s is not in docs/architecture.md", u.name, p)
+			continue
+		}
+		service, ok := u.get("Service")
+		if !ok {
+			service = strings.TrimSuffix(u.name, ".socket") + ".service"
+		}
+		if service != "posthouse-"+r.served+".service" {
+			t.Errorf("%s: served by %s, want %s", u.name, service, r.served)
+		}
+		if !slices.Contains(services[service].list("Sockets"), u.name) {
+			t.Errorf("%s: Sockets= lacks %s", service, u.name)
+		}
+		checkAccess(t, u, filepath.Base(p), r, services)
+	}
+	for p := range rows {
+		if !seen[p] {
+			t.Errorf("no unit for %s", p)
+		}
+	}
+}
+
+// checkAccess compares a socket's owner, group and mode, and the services that have its group, with the table.
+func checkAccess(t *testing.T, u unit, name string, r row, services map[string]unit) {
+	t.Helper()
+	group := "_ph-to-" + name
+	switch u.word() {
+	case "pickup", "showq":
+		u.want(t, "SocketMode=0666")
+		return
+	case "queue":
+		group = "_ph-admin"
+		u.want(t, "SocketMode=0660")
+		r.clients = nil // people
+	case "qmgr-wake":
+		u.want(t, "SocketMode=0220")
+	default:
+		u.want(t, "SocketMode=0660")
+	}
+	u.want(t, "SocketUser=root", "SocketGroup="+group)
+	var clients []string
+	for _, s := range services {
+		if slices.Contains(s.list("SupplementaryGroups"), group) {
+			clients = append(clients, s.word())
+		}
+	}
+	want := slices.DeleteFunc(slices.Clone(r.clients), func(c string) bool { return c == "root" })
+	if slices.Contains(want, "smtpd") { // submission is a second instance of it
+		want = append(want, "submission")
+	}
+	same(t, u.name+" clients", clients, want)
+}
+
+func TestDescriptorNames(t *testing.T) {
+	names := map[string]string{"smtpd": "smtp", "submission": "submission", "pickup": "submit", "queue": "queue", "qmgr-wake": "wake"}
+	for _, u := range load(t, "socket") {
+		name, ok := names[u.word()]
+		if !ok {
+			name = "ipc"
+		}
+		u.want(t, "FileDescriptorName="+name)
+	}
+}
