@@ -1,0 +1,237 @@
+// Package mailbox writes messages into mailboxes.
+package mailbox
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"posthouse/pkg/dsn"
+)
+
+// Syncer makes a new or renamed file durable: its data, and its name in dir.
+type Syncer interface {
+	Commit(f, dir *os.File) error
+}
+
+// Maildir delivers into Maildirs beneath one base directory, as one user.
+type Maildir struct {
+	base *os.File
+	sync Syncer
+	host string // as it appears in file names
+	seq  atomic.Uint64
+}
+
+// Open returns a Maildir for the mail store at base. host is the name of this
+// machine, which becomes part of file names.
+func Open(base, host string, sync Syncer) (*Maildir, error) {
+	f, err := os.OpenFile(base, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("mail store: %w", err)
+	}
+	host = strings.NewReplacer("/", `\057`, ":", `\072`).Replace(host)
+	return &Maildir{base: f, sync: sync, host: host}, nil
+}
+
+// Close closes the mail store.
+func (m *Maildir) Close() error { return m.base.Close() }
+
+// CheckComponent reports whether s may be a part of a path in the mail store.
+func CheckComponent(s string) error {
+	if s == "" || s[0] == '.' || strings.ContainsAny(s, "/\x00") || len(s) > 255 {
+		return fmt.Errorf("%.50q cannot be the name of a directory", s)
+	}
+	return nil
+}
+
+// Deliver writes a message into the Maildir at path, whose directories are made
+// where they are missing. head is what delivery puts before the message; content
+// has lines that end in CRLF, which become LF as is the custom in a Maildir. When
+// Deliver returns nil, the message is in new/ for good; when it does not, it is
+// not there. Errors are *dsn.Error.
+func (m *Maildir) Deliver(path []string, head string, content io.Reader) error {
+	err := m.deliver(path, head, content)
+	if err == nil {
+		return nil
+	}
+	var e *dsn.Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return &dsn.Error{Status: statusOf(err), Text: "maildir delivery failed: " + err.Error()}
+}
+
+// statusOf tells which errors of the file system are a verdict. All but a quota
+// that is used up may pass.
+func statusOf(err error) dsn.Status {
+	switch {
+	case errors.Is(err, unix.EDQUOT), errors.Is(err, unix.EFBIG):
+		return dsn.MustParse("5.2.2")
+	case errors.Is(err, unix.ENOSPC):
+		return dsn.MustParse("4.3.1")
+	}
+	return dsn.MustParse("4.2.0")
+}
+
+func (m *Maildir) deliver(path []string, head string, content io.Reader) (err error) {
+	dir, err := m.openPath(path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	tmp, err := openSub(dir, "tmp")
+	if err != nil {
+		return err
+	}
+	defer tmp.Close()
+	fresh, err := openSub(dir, "new")
+	if err != nil {
+		return err
+	}
+	defer fresh.Close()
+	// IMAP servers expect it; delivery does not use it.
+	if cur, err := openSub(dir, "cur"); err == nil {
+		cur.Close()
+	}
+	now := time.Now()
+	temp := fmt.Sprintf("%d.P%dQ%d.%s", now.Unix(), os.Getpid(), m.seq.Add(1), m.host)
+	fd, err := unix.Openat(int(tmp.Fd()), temp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return fmt.Errorf("create tmp/%s: %w", temp, err)
+	}
+	f := os.NewFile(uintptr(fd), temp)
+	name, where := temp, tmp
+	defer func() {
+		err = errors.Join(err, f.Close())
+		if err != nil {
+			_ = unix.Unlinkat(int(where.Fd()), name, 0) // the error above is the one that tells
+		}
+	}()
+	if err := fill(f, head, content); err != nil {
+		return err
+	}
+	// The data first: a name in new/ must never show half a message.
+	if err := m.sync.Commit(f, tmp); err != nil {
+		return err
+	}
+	final, err := finalName(f, now, m.host)
+	if err != nil {
+		return err
+	}
+	if err := unix.Renameat2(int(tmp.Fd()), temp, int(fresh.Fd()), final, unix.RENAME_NOREPLACE); err != nil {
+		return fmt.Errorf("rename to new/%s: %w", final, err)
+	}
+	name, where = final, fresh
+	return m.sync.Commit(f, fresh)
+}
+
+// finalName is unique without a look at the directory: no two files have the
+// same inode at the same time.
+func finalName(f *os.File, now time.Time, host string) (string, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return "", fmt.Errorf("stat: %w", err)
+	}
+	return fmt.Sprintf("%d.V%xI%xM%06d.%s", now.Unix(), st.Dev, st.Ino, now.Nanosecond()/1000, host), nil
+}
+
+func (m *Maildir) openPath(path []string) (*os.File, error) {
+	dir, err := unix.Openat(int(m.base.Fd()), ".", dirFlags, 0)
+	if err != nil {
+		return nil, fmt.Errorf("mail store: %w", err)
+	}
+	at := os.NewFile(uintptr(dir), ".")
+	for _, name := range path {
+		if err := CheckComponent(name); err != nil {
+			at.Close()
+			return nil, &dsn.Error{Status: dsn.MustParse("5.1.3"), Text: err.Error()}
+		}
+		next, err := openSub(at, name)
+		at.Close()
+		if err != nil {
+			return nil, err
+		}
+		at = next
+	}
+	return at, nil
+}
+
+const dirFlags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+
+// openSub opens a directory, which is no link, and makes it where it is missing.
+// A new directory is synced into its parent, for a message in it is only as
+// durable as the path that leads there.
+func openSub(at *os.File, name string) (*os.File, error) {
+	for {
+		fd, err := unix.Openat(int(at.Fd()), name, dirFlags, 0)
+		switch {
+		case err == nil:
+			return os.NewFile(uintptr(fd), name), nil
+		case errors.Is(err, unix.EINTR):
+			continue
+		case !errors.Is(err, unix.ENOENT):
+			return nil, fmt.Errorf("open %s: %w", name, err)
+		}
+		if err := unix.Mkdirat(int(at.Fd()), name, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
+			return nil, fmt.Errorf("mkdir %s: %w", name, err)
+		}
+		if err := at.Sync(); err != nil {
+			return nil, fmt.Errorf("sync parent of %s: %w", name, err)
+		}
+	}
+}
+
+// fill writes head and content with LF for CRLF. A CR or LF alone stays.
+func fill(f io.Writer, head string, content io.Reader) error {
+	in := make([]byte, 32<<10)
+	out := append(make([]byte, 0, 64<<10), head...)
+	pending := false // a CR at the end of the last piece
+	for {
+		n, err := content.Read(in)
+		piece := in[:n]
+		if pending && n > 0 {
+			if piece[0] != '\n' {
+				out = append(out, '\r')
+			}
+			pending = false
+		}
+		for len(piece) > 0 {
+			i := bytes.IndexByte(piece, '\r')
+			if i < 0 {
+				out = append(out, piece...)
+				break
+			}
+			out = append(out, piece[:i]...)
+			switch {
+			case i+1 == len(piece):
+				pending = true
+			case piece[i+1] != '\n':
+				out = append(out, '\r')
+			}
+			piece = piece[i+1:]
+		}
+		end := errors.Is(err, io.EOF)
+		if end && pending {
+			out = append(out, '\r')
+		}
+		if err != nil && !end {
+			return fmt.Errorf("read the message: %w", err)
+		}
+		if end || len(out) >= 32<<10 {
+			if _, err := f.Write(out); err != nil {
+				return fmt.Errorf("write: %w", err)
+			}
+			out = out[:0]
+		}
+		if end {
+			return nil
+		}
+	}
+}
