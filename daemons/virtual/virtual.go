@@ -1,0 +1,130 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"posthouse/pkg/addr"
+	"posthouse/pkg/agent"
+	"posthouse/pkg/config"
+	"posthouse/pkg/dsn"
+	"posthouse/pkg/envelope"
+	"posthouse/pkg/mailbox"
+	"posthouse/pkg/protocol/delivery"
+)
+
+// relay is what the log calls this agent.
+const relay = "virtual"
+
+// store is where messages go.
+type store interface {
+	Deliver(path []string, head string, content io.Reader) error
+}
+
+type service struct {
+	config func() *config.Config
+	store  store
+}
+
+// atOnce bounds how many recipients of one request are delivered to at once,
+// so that they share flushes.
+const atOnce = 16
+
+func (s *service) deliver(ctx context.Context, j *agent.Job) agent.Verdict {
+	outcomes := make([]agent.Outcome, len(j.Recipients))
+	delivered, err := deliveredTo(j.Content)
+	if err != nil {
+		return agent.Verdict{Outcomes: j.All(agent.Failed(relay, err))}
+	}
+	slots := make(chan struct{}, atOnce)
+	for i := range j.Recipients {
+		slots <- struct{}{}
+		go func() {
+			defer func() { <-slots }()
+			outcomes[i] = s.one(ctx, j, &j.Recipients[i], delivered)
+		}()
+	}
+	for range atOnce {
+		slots <- struct{}{} // all have ended
+	}
+	return agent.Verdict{Outcomes: outcomes}
+}
+
+func (s *service) one(ctx context.Context, j *agent.Job, rcpt *envelope.Recipient, delivered map[string]bool) agent.Outcome {
+	final := rcpt.Address.Fold()
+	if delivered[final.String()] {
+		return agent.Failed(relay, dsn.Errorf("5.4.6", "mail forwarding loop for %s", rcpt.Address))
+	}
+	if ctx.Err() != nil {
+		return agent.Failed(relay, dsn.Errorf("4.3.2", "the system is going down"))
+	}
+	path, err := mailboxPath(final, s.config().RecipientDelimiter)
+	if err != nil {
+		return agent.Failed(relay, err)
+	}
+	content := io.NewSectionReader(j.Content, 0, j.Content.Size())
+	if err := s.store.Deliver(path, head(j, rcpt), content); err != nil {
+		return agent.Failed(relay, err)
+	}
+	return agent.Outcome{Result: delivery.Result{Status: dsn.MustParse("2.0.0"), Text: "delivered to maildir"}, Relay: relay}
+}
+
+// mailboxPath is where the mail of a user is beneath the mail store. Whether
+// there is such a user has been asked of the users table by now: rewrite says
+// so to smtpd when the message comes, and to qmgr before each attempt.
+func mailboxPath(m addr.Mailbox, delimiters string) ([]string, error) {
+	base, _ := m.SplitExtension(delimiters)
+	for _, part := range []string{base.Domain(), base.Local()} {
+		if err := mailbox.CheckComponent(part); err != nil {
+			return nil, &dsn.Error{Status: dsn.MustParse("5.1.3"), Text: "recipient " + m.String() + ": " + err.Error()}
+		}
+	}
+	return []string{base.Domain(), base.Local(), "Maildir"}, nil
+}
+
+// head is what is put before the message. Lines end in LF, as in a Maildir.
+func head(j *agent.Job, rcpt *envelope.Recipient) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Return-Path: %s\n", j.Sender.Path())
+	if !rcpt.Original.IsNull() {
+		fmt.Fprintf(&b, "X-Original-To: %s\n", rcpt.Original)
+	}
+	fmt.Fprintf(&b, "Delivered-To: %s\n", rcpt.Address)
+	return b.String()
+}
+
+// maxHeader bounds the search for Delivered-To, in octets. It is well over
+// what cleanup lets pass for a header.
+const maxHeader = 1 << 20
+
+// deliveredTo returns the addresses, in lower case, to which the message says
+// that it has been delivered before.
+func deliveredTo(content *io.SectionReader) (map[string]bool, error) {
+	const name = "delivered-to:"
+	var found map[string]bool
+	r := bufio.NewReaderSize(io.NewSectionReader(content, 0, min(content.Size(), maxHeader)), 4<<10)
+	for start := true; ; {
+		line, err := r.ReadSlice('\n')
+		if err != nil && !errors.Is(err, bufio.ErrBufferFull) && !errors.Is(err, io.EOF) {
+			return nil, fmt.Errorf("read the message: %w", err)
+		}
+		text := strings.TrimRight(string(line), "\r\n")
+		if start && text == "" {
+			return found, nil
+		}
+		if start && len(text) > len(name) && strings.EqualFold(text[:len(name)], name) {
+			if found == nil {
+				found = make(map[string]bool)
+			}
+			found[strings.ToLower(strings.TrimSpace(text[len(name):]))] = true
+		}
+		if errors.Is(err, io.EOF) {
+			return found, nil
+		}
+		start = err == nil
+	}
+}
