@@ -3,11 +3,13 @@
 # packaging/install.sh --list         print KIND MODE PATH of each instead, for a packaging's own file list
 # BUILD=DIR   where the programs and generated documentation are (default: build)
 # UNITS=DIR   where units go (default: /usr/lib/systemd/system)
+# DOC=DIR     where documentation goes (default: /usr/share/doc/posthouse)
 set -eu
 top=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 build=${BUILD:-$top/build}
 units=${UNITS:-/usr/lib/systemd/system}
-[ $# -eq 1 ] || { sed -n '2,5s/^# //p' "$0" >&2; exit 64; }
+doc=${DOC:-/usr/share/doc/posthouse}
+[ $# -eq 1 ] || { sed -n '2,6s/^# //p' "$0" >&2; exit 64; }
 dest=$1
 
 # put KIND MODE SOURCE PATH: one file, directory or link
@@ -32,7 +34,10 @@ while read -r kind mode path source; do
 	dir | empty | link) put "$kind" "$mode" "${source:-}" "$path"; continue ;;
 	*) echo "packaging/files: unknown kind $kind" >&2; exit 1 ;;
 	esac
-	case $path in @UNITS@*) path=$units${path#@UNITS@} ;; esac
+	case $path in
+	@UNITS@*) path=$units${path#@UNITS@} ;;
+	@DOC@*) path=$doc${path#@DOC@} ;;
+	esac
 	case $source in build/*) source=$build${source#build} ;; *) source=$top/$source ;; esac
 	for file in $source; do # unquoted: a pattern
 		[ -f "$file" ] || { echo "packaging/files: nothing matches $source" >&2; exit 1; }

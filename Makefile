@@ -1,0 +1,70 @@
+# Posthouse. "make help" lists the targets.
+VERSION := $(shell sed -n 's/^\#\# \([0-9][^ ]*\).*/\1/p' CHANGELOG.md | head -n 1)
+FUZZTIME ?= 10s
+SETUP := pkg/mailtest/setup.sh
+GODIRS := daemons packaging pkg units
+# Reproducible: the time of the last commit, where there is a repository.
+export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+
+.DEFAULT_GOAL := help
+.PHONY: help build check test run stop bench docs deb rpm lint fuzz clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+build: ## all programs, static, into build/bin
+	rm -rf build/bin
+	mkdir -p build/bin
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w' -o build/bin/ ./daemons/...
+	go run ./packaging/static build/bin/*
+
+docs: build ## man pages and shell completions into build/docs
+	rm -rf build/docs
+	build/bin/posthouse generate build/docs
+
+check: ## formatting, vet, staticcheck, unit tests with the race detector, import rules, units
+	@bad=$$(gofmt -l $(GODIRS)); if [ -n "$$bad" ]; then echo "gofmt: $$bad" >&2; exit 1; fi
+	go vet ./...
+	go vet -tags system ./...
+	go tool staticcheck ./...
+	$(SETUP) check
+	CGO_ENABLED=1 go test -race ./...
+
+test: check deb rpm lint ## everything: check, packages, linters, and the packages in booted containers
+	$(SETUP) test
+	go test -tags system -count=1 -timeout 60m ./pkg/mailtest/system/...
+
+run: deb ## boot a container with the package and smtpd on 127.0.0.1:2525, and send mail through it
+	$(SETUP) run
+	pkg/mailtest/run.sh start
+
+stop: ## end what make run started
+	pkg/mailtest/run.sh stop
+
+bench: deb ## Postfix and Posthouse side by side
+	$(SETUP) bench
+	pkg/mailtest/bench/run.sh
+
+deb: build docs ## the Debian package into build/
+	$(SETUP) deb
+	packaging/deb/build.sh $(VERSION)
+
+rpm: build docs ## the RPM package into build/
+	$(SETUP) rpm
+	packaging/rpm/build.sh $(VERSION)
+
+lint: deb rpm
+	$(SETUP) lint
+	packaging/deb/lint.sh $(VERSION)
+	packaging/rpm/lint.sh $(VERSION)
+
+fuzz: ## every fuzz target for FUZZTIME (10s)
+	@for package in $$(go list ./...); do \
+		for target in $$(go test -list '^Fuzz' $$package | grep '^Fuzz'); do \
+			echo "$$package $$target"; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package || exit 1; \
+		done; \
+	done
+
+clean: ## remove build/
+	rm -rf build
