@@ -1,0 +1,85 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func example(got *[]string) *Command {
+	var loud bool
+	return &Command{Name: "tool", Summary: "do things", Subs: []*Command{{
+		Name: "queue", Summary: "the queue", Subs: []*Command{{
+			Name: "hold", Args: "ID...", Summary: "set aside", Description: "First.\n\n.dotted -x",
+			Flags: func(f *flag.FlagSet) { f.BoolVar(&loud, "loud", false, "shout") },
+			Run: func(_ context.Context, _ Streams, args []string) int {
+				*got = args
+				if loud {
+					*got = append(*got, "LOUD")
+				}
+				return 7
+			},
+		}},
+	}}}
+}
+
+func TestMain_(t *testing.T) {
+	for _, tt := range []struct {
+		args   string
+		status int
+		got    string
+		out    string
+	}{
+		{args: "queue hold a b", status: 7, got: "a b"},
+		{args: "queue hold a --loud b", status: 7, got: "a b LOUD"},
+		{args: "queue hold -- --loud", status: 7, got: "--loud"},
+		{args: "queue hold --quiet", status: Usage, out: "not defined: -quiet"},
+		{args: "queue hld", status: Usage, out: `no command "hld"`},
+		{args: "queue", status: Usage, out: "set aside"},
+		{args: "queue hold --help", status: OK, out: "--loud"},
+		{args: "help", status: OK, out: "the queue"},
+	} {
+		var got []string
+		var out bytes.Buffer
+		status := example(&got).Main(t.Context(), Streams{nil, &out, &out}, strings.Fields(tt.args))
+		if status != tt.status || strings.Join(got, " ") != tt.got || !strings.Contains(out.String(), tt.out) {
+			t.Errorf("%s: status %d, args %q, output %q", tt.args, status, got, out.String())
+		}
+	}
+}
+
+func TestMan(t *testing.T) {
+	var out bytes.Buffer
+	example(new([]string)).Man(&out, 8)
+	for _, want := range []string{".TH TOOL 8", "\n\\&.dotted \\-x\n", "tool queue hold [options] ID...", "\\-\\-loud"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in\n%s", want, out.String())
+		}
+	}
+}
+
+// TestBash runs the completion in the shell itself.
+func TestBash(t *testing.T) {
+	bash, err := exec.LookPath("bash")
+	if err != nil {
+		t.Skip("no bash here")
+	}
+	var script bytes.Buffer
+	example(new([]string)).Bash(&script)
+	script.WriteString(`COMP_WORDS=(tool queue hold --l); COMP_CWORD=3; _tool; echo "${COMPREPLY[*]}"
+COMP_WORDS=(tool q); COMP_CWORD=1; _tool; echo "${COMPREPLY[*]}"
+`)
+	file := filepath.Join(t.TempDir(), "c")
+	if err := os.WriteFile(file, script.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command(bash, file).CombinedOutput()
+	if err != nil || string(out) != "--loud\nqueue\n" {
+		t.Errorf("%q, %v", out, err)
+	}
+}
