@@ -4,12 +4,14 @@
 # BUILD=DIR   where the programs and generated documentation are (default: build)
 # UNITS=DIR   where units go (default: /usr/lib/systemd/system)
 # DOC=DIR     where documentation goes (default: /usr/share/doc/posthouse)
+# ZSH=DIR     where completions for zsh go (default: /usr/share/zsh/vendor-completions)
 set -eu
 top=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 build=${BUILD:-$top/build}
 units=${UNITS:-/usr/lib/systemd/system}
+zsh=${ZSH:-/usr/share/zsh/vendor-completions}
 doc=${DOC:-/usr/share/doc/posthouse}
-[ $# -eq 1 ] || { sed -n '2,6s/^# //p' "$0" >&2; exit 64; }
+[ $# -eq 1 ] || { sed -n '2,7s/^# //p' "$0" >&2; exit 64; }
 dest=$1
 
 # put KIND MODE SOURCE PATH: one file, directory or link
@@ -36,6 +38,7 @@ while read -r kind mode path source; do
 	esac
 	case $path in
 	@UNITS@*) path=$units${path#@UNITS@} ;;
+	@ZSH@*) path=$zsh${path#@ZSH@} ;;
 	@DOC@*) path=$doc${path#@DOC@} ;;
 	esac
 	case $source in build/*) source=$build${source#build} ;; *) source=$top/$source ;; esac
