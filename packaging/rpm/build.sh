@@ -13,21 +13,27 @@ mkdir -p "$stage"
 unitdir=$(rpm --eval '%{?_unitdir}')
 UNITS=${unitdir:-/usr/lib/systemd/system} DOC=$(rpm --eval %_docdir)/posthouse ZSH=/usr/share/zsh/site-functions packaging/install.sh --list |
 	awk '
+	function own(dir) { # a directory of ours, with those above it
+		if (dir !~ /\/posthouse/ || dir in owned) return
+		owned[dir] = 1
+		print "%dir %attr(0755,root,root) " dir
+		sub(/\/[^\/]*$/, "", dir)
+		own(dir)
+	}
+	{ above = $3; sub(/\/[^\/]*$/, "", above); own(above) }
+	$1 == "dir" { own($3); next }
 	$3 ~ /^\/usr\/(lib\/sendmail|bin\/mailq|bin\/newaliases)$/ { print "%ghost " $3; next }
 	$3 == "/usr/sbin/sendmail" { print "%ghost " $3; $3 = $3 ".posthouse" }
 	$3 ~ /\/(sendmail|mailq|newaliases)\.1$/ { sub(/\.1$/, ".posthouse.1", $3) }
 	$3 ~ /\/man\/man/ { $3 = $3 ".gz" }
 	$1 == "link" { print $3; next }
 	{ mark = "" }
-	$1 == "dir" { mark = "%dir " }
 	$1 == "conf" { mark = "%config(noreplace) " }
 	$1 == "doc" { mark = "%doc " }
 	{ print mark "%attr(" $2 ",root,root) " $3 }
 	' >"$stage/list"
 cat >>"$stage/list" <<'EOF'
-%dir /etc/posthouse
-%dir /usr/lib/posthouse
-%dir /usr/lib/posthouse/root
+%dir /usr/share/licenses/posthouse
 %license /usr/share/licenses/posthouse/LICENSE
 EOF
 enabled=$(sed -n 's/^enable \(posthouse-.*\)/\1/p' units/system-preset/50-posthouse.preset | tr '\n' ' ')
