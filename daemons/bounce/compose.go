@@ -258,14 +258,14 @@ func fold(s, indent string) string {
 	const width, most = 76, 998
 	var b strings.Builder
 	column := 0
-	for i, word := range strings.Fields(s) {
+	for _, word := range strings.Fields(s) {
 		for len(word) > most-len(indent) {
 			cut := most - len(indent)
 			b.WriteString("\r\n" + indent + word[:cut])
 			word, column = word[cut:], most
 		}
 		switch {
-		case i == 0:
+		case column == 0:
 		case column+1+len(word) > width:
 			b.WriteString("\r\n" + indent)
 			column = len(indent)

@@ -1,0 +1,285 @@
+// Package config reads the configuration: one YAML file and its drop-ins.
+//
+// Every setting is declared once, here: its name, default and bounds are struct
+// tags, for machines; its comment is for people, and becomes the manual.
+package config
+
+import (
+	_ "embed"
+	"time"
+)
+
+// source is this file, from which the manual takes the comments.
+//
+//go:embed config.go
+var source string
+
+// Config is the whole configuration. A zero Config is not a working one: Load
+// fills in the defaults.
+type Config struct {
+	// The name of this mail system: in the greeting, in Received fields, in
+	// Message-Ids. The default is the name of the machine.
+	Hostname string `yaml:"hostname" kind:"domain"`
+
+	// The domain that completes an address which has none. The default is the
+	// first line of /etc/mailname, or else the host name.
+	Origin string `yaml:"origin" kind:"domain"`
+
+	// The clients that may relay to any destination, as networks.
+	Trusted []string `yaml:"trusted" default:"127.0.0.0/8 ::1/128" kind:"network"`
+
+	// The characters that separate a user name from an extension, as in
+	// user+extension@example.org.
+	RecipientDelimiter string `yaml:"recipient_delimiter" default:"+"`
+
+	// Which domains are handled here, and how.
+	Domains Domains `yaml:"domains"`
+
+	// Where mail goes that is not for this machine.
+	Routes Routes `yaml:"routes"`
+
+	// What a message and a machine may need at most.
+	Limits LimitsConfig `yaml:"limits"`
+
+	// The SMTP server.
+	Smtpd Smtpd `yaml:"smtpd"`
+
+	// The SMTP and LMTP client.
+	Smtp Smtp `yaml:"smtp"`
+
+	// The queue.
+	Queue Queue `yaml:"queue"`
+
+	// Limits for each transport, by its name: smtp, lmtp, virtual, local.
+	Transports map[string]Transport `yaml:"transports"`
+
+	// Delivery status notifications.
+	Bounce Bounce `yaml:"bounce"`
+
+	// The delivery agent for virtual users.
+	Virtual Virtual `yaml:"virtual"`
+
+	// How many clients a daemon serves and when it goes away, by its name.
+	Daemons map[string]DaemonLimits `yaml:"daemons"`
+
+	sources map[string]string
+}
+
+// Domains says which domains are handled here.
+type Domains struct {
+	// Domains of UNIX accounts and aliases. The default is the host name,
+	// localhost, and the origin.
+	Local []string `yaml:"local" kind:"domain"`
+
+	// Domains of virtual users, who are in the table users.
+	Virtual map[string]VirtualDomain `yaml:"virtual" kind:"domain"`
+
+	// Domains that have nothing but aliases, in the table virtual_aliases.
+	Alias []string `yaml:"alias" kind:"domain"`
+
+	// Domains of others for which mail is taken from anywhere.
+	Relay map[string]RelayDomain `yaml:"relay" kind:"domain"`
+}
+
+// VirtualDomain is a domain of virtual users.
+type VirtualDomain struct{}
+
+// RelayDomain is a domain of others for which mail is taken.
+type RelayDomain struct {
+	// The route; the default is the domain's own mail servers.
+	To string `yaml:"to" kind:"route"`
+
+	// The table of its recipients, in the tables directory. Without one every
+	// recipient is taken.
+	Recipients string `yaml:"recipients" kind:"file"`
+}
+
+// Routes says where mail goes, as TRANSPORT:NEXTHOP.
+type Routes struct {
+	// For domains that are not handled here: "smtp:" finds the mail servers of
+	// the domain, "smtp:[relay.example.org]:587" is a smarthost.
+	Default string `yaml:"default" default:"smtp:" kind:"route"`
+
+	// For virtual users: "virtual:", or the LMTP server of an IMAP server, such
+	// as "lmtp:unix:/run/dovecot/lmtp".
+	Virtual string `yaml:"virtual" default:"virtual:" kind:"route"`
+
+	// For UNIX accounts.
+	Local string `yaml:"local" default:"local:" kind:"route"`
+}
+
+// LimitsConfig bounds messages.
+type LimitsConfig struct {
+	// The largest message, in octets.
+	MessageSize Size `yaml:"message_size" default:"50MiB" min:"1KiB" max:"1TiB"`
+
+	// The recipients of a message.
+	Recipients int `yaml:"recipients" default:"1000" min:"1" max:"50000"`
+
+	// The header of a message, in octets.
+	HeaderSize Size `yaml:"header_size" default:"100KiB" min:"1KiB" max:"16MiB"`
+
+	// The mail systems that a message may have passed through.
+	Hops int `yaml:"hops" default:"50" min:"1" max:"1000"`
+
+	// How many addresses an alias may stand for.
+	Expansion int `yaml:"expansion" default:"1000" min:"1" max:"50000"`
+
+	// The space that must be free for the queue, in octets, besides one and a
+	// half times the largest message.
+	FreeSpace Size `yaml:"free_space" default:"0" min:"0" max:"1PiB"`
+}
+
+// Smtpd configures the SMTP server.
+type Smtpd struct {
+	// Whether to look up the names of clients.
+	ClientNames bool `yaml:"client_names" default:"true"`
+
+	// Whether a client must say EHLO or HELO first.
+	HeloRequired bool `yaml:"helo_required" default:"false"`
+
+	// Networks whose clients may end lines with a bare LF, as broken programs
+	// do. Others are refused, for that is how mail is smuggled.
+	BareNewline []string `yaml:"bare_newline" kind:"network"`
+
+	// How long a client may take for a command.
+	CommandTimeout Duration `yaml:"command_timeout" default:"5m" min:"1s" max:"1h"`
+
+	// How long a session may take as a whole.
+	SessionTimeout Duration `yaml:"session_timeout" default:"1h" min:"1m" max:"24h"`
+
+	// After how many errors replies are delayed.
+	SoftErrors int `yaml:"soft_errors" default:"10" min:"1" max:"1000"`
+
+	// After how many errors a client is disconnected.
+	HardErrors int `yaml:"hard_errors" default:"20" min:"1" max:"1000"`
+}
+
+// Smtp configures the SMTP and LMTP client.
+type Smtp struct {
+	// The name in EHLO; the default is the host name.
+	Helo string `yaml:"helo" kind:"domain"`
+
+	// How many addresses of a destination are tried in one attempt.
+	Addresses int `yaml:"addresses" default:"5" min:"1" max:"100"`
+
+	// How long a connection may take to come about.
+	ConnectTimeout Duration `yaml:"connect_timeout" default:"30s" min:"1s" max:"10m"`
+
+	// How long an idle connection is kept for the next message.
+	KeepTime Duration `yaml:"keep_time" default:"2s" min:"0s" max:"5m"`
+
+	// How long a connection is used at most.
+	ReuseTime Duration `yaml:"reuse_time" default:"5m" min:"0s" max:"1h"`
+
+	// Which addresses to use: any, ipv4 or ipv6.
+	Protocols string `yaml:"protocols" default:"any" choice:"any ipv4 ipv6"`
+
+	// The longest line that is sent, in octets; longer ones are folded. 0: any.
+	LineLength int `yaml:"line_length" default:"998" min:"0" max:"1000000"`
+}
+
+// Queue configures the queue.
+type Queue struct {
+	// How long delivery is tried.
+	Lifetime Duration `yaml:"lifetime" default:"5d" min:"0s" max:"365d"`
+
+	// How long delivery of a notification is tried.
+	BounceLifetime Duration `yaml:"bounce_lifetime" default:"5d" min:"0s" max:"365d"`
+
+	// When delivery is tried again.
+	Retry Retry `yaml:"retry"`
+
+	// After what time the sender is told that a message is still on its way. 0:
+	// never.
+	DelayWarning Duration `yaml:"delay_warning" default:"0s" min:"0s" max:"365d"`
+
+	// How many messages are looked after at once.
+	ActiveMessages int `yaml:"active_messages" default:"20000" min:"1" max:"1000000"`
+
+	// How many recipients are looked after at once.
+	ActiveRecipients int `yaml:"active_recipients" default:"20000" min:"1" max:"1000000"`
+
+	// How messages are made durable: fsync syncs each file, syncfs syncs the
+	// file system once for many messages, auto does what fits the load. syncfs
+	// is no good where others write much to the same file system.
+	Sync string `yaml:"sync" default:"auto" choice:"auto fsync syncfs"`
+}
+
+// Retry bounds the time between two attempts, which grows with a message's age.
+type Retry struct {
+	// The shortest time.
+	Min Duration `yaml:"min" default:"5m" min:"1s" max:"24h"`
+
+	// The longest time.
+	Max Duration `yaml:"max" default:"4h" min:"1s" max:"7d"`
+}
+
+// Transport limits what one transport does at once.
+type Transport struct {
+	// Deliveries at once, to all destinations.
+	Deliveries int `yaml:"deliveries" default:"100" min:"1" max:"10000"`
+
+	// Deliveries at once to one destination.
+	Concurrency int `yaml:"concurrency" default:"20" min:"1" max:"10000"`
+
+	// Deliveries at once to a destination of which nothing is known yet.
+	InitialConcurrency int `yaml:"initial_concurrency" default:"5" min:"1" max:"10000"`
+
+	// Recipients of one delivery.
+	Recipients int `yaml:"recipients" default:"50" min:"1" max:"1000"`
+}
+
+// Bounce configures delivery status notifications.
+type Bounce struct {
+	// The largest message that is given back whole; of others it is the header.
+	SizeLimit Size `yaml:"size_limit" default:"50000" min:"1000" max:"16MiB"`
+
+	// Who is told of a notification that cannot be delivered; "" for nobody
+	// but the log.
+	DoubleBounceRecipient string `yaml:"double_bounce_recipient" default:"" kind:"address"`
+}
+
+// Virtual configures the delivery agent for virtual users.
+type Virtual struct {
+	// The mail store.
+	Base string `yaml:"base" default:"/var/vmail" kind:"path"`
+}
+
+// DaemonLimits bounds one daemon.
+type DaemonLimits struct {
+	// Clients at once.
+	MaxClients int `yaml:"max_clients" default:"200" min:"1" max:"100000"`
+
+	// Requests after which the daemon goes away and is started anew. 0: any.
+	MaxUse int `yaml:"max_use" default:"100000" min:"0" max:"1000000000"`
+
+	// Time without a request after which the daemon goes away.
+	MaxIdle Duration `yaml:"max_idle" default:"100s" min:"10ms" max:"24h"`
+}
+
+// smtpdLimits are the defaults of daemons whose clients are the network.
+var smtpdLimits = DaemonLimits{MaxClients: 500, MaxUse: 10000, MaxIdle: Duration(time.Minute)}
+
+// Limits are the limits of one daemon, ready for use.
+type Limits struct {
+	MaxClients, MaxUse int
+	MaxIdle            time.Duration
+}
+
+// Daemon returns the limits of the daemon name.
+func (c *Config) Daemon(name string) Limits {
+	l, ok := c.Daemons[name]
+	if !ok {
+		l = daemonDefaults(name)
+	}
+	return Limits{l.MaxClients, l.MaxUse, time.Duration(l.MaxIdle)}
+}
+
+// Transport returns the limits of the transport name.
+func (c *Config) Transport(name string) Transport {
+	if t, ok := c.Transports[name]; ok {
+		return t
+	}
+	return transportDefaults()
+}

@@ -1,0 +1,195 @@
+package config
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+// write makes a configuration directory of file names and contents.
+func write(t testing.TB, files map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range files {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// TestDeclarations: every setting has a comment, and a default within its bounds.
+func TestDeclarations(t *testing.T) {
+	file, err := parser.ParseFile(token.NewFileSet(), "config.go", source, parser.ParseComments)
+	if err != nil {
+		t.Fatal(err)
+	}
+	settings := 0
+	ast.Inspect(file, func(n ast.Node) bool {
+		f, ok := n.(*ast.Field)
+		if ok && f.Tag != nil && strings.Contains(f.Tag.Value, "yaml:") {
+			settings++
+			if f.Doc.Text() == "" {
+				t.Errorf("%s has no comment", f.Names[0])
+			}
+		}
+		return true
+	})
+	if settings < 40 {
+		t.Errorf("found %d settings only", settings)
+	}
+	c, err := Load(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Hostname == "" || c.Origin == "" || len(c.Domains.Local) == 0 || c.Limits.MessageSize != 50<<20 || c.Queue.Lifetime != Duration(5*24*time.Hour) {
+		t.Errorf("defaults %+v", c)
+	}
+	if l := c.Daemon("smtpd"); l.MaxClients != 500 || l.MaxIdle != time.Minute {
+		t.Errorf("limits of smtpd %+v", l)
+	}
+	if l := c.Daemon("other"); l.MaxClients == 0 || l.MaxIdle == 0 {
+		t.Errorf("limits of others %+v", l)
+	}
+}
+
+func TestLoad(t *testing.T) {
+	dir := write(t, map[string]string{
+		"posthouse.yaml": "hostname: mail.example.org\norigin: example.org\ntrusted: [10.0.0.0/8]\ndomains:\n  virtual:\n    Example.NET: {}\n  relay:\n    example.com: {to: \"smtp:[10.0.0.5]:25\"}\n" +
+			"limits: {message_size: 1MiB}\nqueue: {retry: {min: 10s}}\ndaemons: {smtpd: {max_clients: 7}}\n",
+		"conf.d/10-a.yaml": "# only a comment\n",
+		"conf.d/20-b.yaml": "limits: {recipients: 5}\ntrusted: [\"::1\"]\ndomains: {virtual: {example.edu: }}\n",
+		"conf.d/ignored":   "nonsense: [",
+	})
+	c, err := Load(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, lower := c.Domains.Virtual["example.net"]
+	_, second := c.Domains.Virtual["example.edu"]
+	if !lower || !second || c.Limits.MessageSize != 1<<20 || c.Limits.Recipients != 5 || c.Queue.Retry.Min != Duration(10*time.Second) ||
+		!reflect.DeepEqual(c.Trusted, []string{"::1"}) || c.Domains.Relay["example.com"].To != "smtp:[10.0.0.5]:25" {
+		t.Errorf("%+v", c)
+	}
+	if l := c.Daemon("smtpd"); l.MaxClients != 7 || l.MaxUse != 10000 {
+		t.Errorf("an entry does not keep the defaults of the rest: %+v", l)
+	}
+	if !reflect.DeepEqual(c.Domains.Local, []string{"mail.example.org", "localhost", "example.org"}) {
+		t.Errorf("local domains %q", c.Domains.Local)
+	}
+	if s := c.sources["limits.recipients"]; !strings.HasSuffix(s, "20-b.yaml:1") {
+		t.Errorf("source %q", s)
+	}
+}
+
+func TestErrors(t *testing.T) {
+	for text, want := range map[string]string{
+		"hostnme: x":                                        `posthouse.yaml:1: unknown setting "hostnme"; did you mean "hostname"?`,
+		"\nqueue:\n  retry: {mn: 5m}":                       `posthouse.yaml:3: unknown setting "queue.retry.mn"; did you mean "min"?`,
+		"limits: {recipients: many}":                        "is not a number",
+		"limits: {recipients: 0}":                           "out of bounds: min is 1",
+		"limits: {message_size: 5 apples}":                  "is not a size",
+		"limits: 7":                                         "KEY: VALUE",
+		"queue: {lifetime: tomorrow}":                       "is not a time span",
+		"queue: {sync: never}":                              "is none of: auto fsync syncfs",
+		"trusted: [all]":                                    "is not a network",
+		"trusted: [10.0.0.1/8]":                             "is not a network",
+		"trusted: 10.0.0.0/8":                               "a list is expected",
+		"routes: {default: relay}":                          "is not a route",
+		"hostname: [a]":                                     "one value is expected",
+		"hostname: 'a b'":                                   "malformed domain",
+		"hostname: a\nhostname: b":                          "is there twice",
+		"a: &x 1\nb: *x":                                    "unknown setting",
+		"hostname: &x mail.example.org":                     "anchors",
+		"queue: {retry: {min: 5h, max: 4h}}":                "min 5h is more than max 4h",
+		"domains: {local: [a.example], alias: [A.example]}": "a.example is in both local and alias",
+		"virtual: {base: ../x}":                             "is not an absolute path",
+		"{":                                                 "posthouse.yaml",
+		strings.Repeat("#", maxFile+1):                      "larger than",
+	} {
+		c, err := Load(write(t, map[string]string{"posthouse.yaml": text}))
+		if err == nil || c != nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%.60q: %v, want %q", text, err, want)
+		}
+	}
+	// All errors at once.
+	_, err := Load(write(t, map[string]string{"posthouse.yaml": "x1: 1\nx2: 2\n"}))
+	if err == nil || strings.Count(err.Error(), "unknown setting") != 2 {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestWatcher(t *testing.T) {
+	dir := write(t, map[string]string{"posthouse.yaml": "hostname: one.example\n"})
+	var failures []error
+	w, err := NewWatcher(dir, func(err error) { failures = append(failures, err) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	change := func(text string) string {
+		if err := os.WriteFile(filepath.Join(dir, "posthouse.yaml"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		w.check()
+		return w.Current().Hostname
+	}
+	if got := change("hostname: longer-name.example\n"); got != "longer-name.example" || len(failures) != 0 {
+		t.Errorf("%s, %v", got, failures)
+	}
+	if got := change("hostname: [broken\n"); got != "longer-name.example" || len(failures) != 1 {
+		t.Errorf("broken: %s, %v", got, failures)
+	}
+	w.check()
+	if len(failures) != 1 {
+		t.Errorf("a broken configuration is reported %d times", len(failures))
+	}
+	if got := change("hostname: three.example\n"); got != "three.example" {
+		t.Errorf("mended: %s", got)
+	}
+}
+
+func TestValues(t *testing.T) {
+	for text, want := range map[string]string{"50MiB": "50MiB", "1024": "1KiB", "10KB": "10000", "0": "0", "1500": "1500"} {
+		if s, err := ParseSize(text); err != nil || s.String() != want {
+			t.Errorf("size %s: %s, %v", text, s, err)
+		}
+	}
+	for text, want := range map[string]string{"5d": "5d", "1w": "7d", "4h": "4h", "90m": "1h30m", "5m": "5m", "30s": "30s", "100ms": "100ms", "0s": "0s", "48h": "2d"} {
+		if d, err := ParseDuration(text); err != nil || d.String() != want {
+			t.Errorf("time span %s: %s, %v", text, d, err)
+		}
+	}
+	for _, text := range []string{"", "x", "-1", "9999999999PiB", "1.5MiB"} {
+		if s, err := ParseSize(text); err == nil {
+			t.Errorf("size %q: %s", text, s)
+		}
+	}
+	for _, text := range []string{"", "5", "-5m", "99999999999999w", "d"} {
+		if d, err := ParseDuration(text); err == nil {
+			t.Errorf("time span %q: %s", text, d)
+		}
+	}
+}
+
+// FuzzLoad: any file gives a configuration or an error, never both or neither.
+func FuzzLoad(f *testing.F) {
+	f.Add("hostname: a\nqueue: {retry: {min: 1s}}\n")
+	f.Add("domains: {virtual: {a: {}}}")
+	f.Add("a: &a [*a]")
+	f.Fuzz(func(t *testing.T, text string) {
+		c, err := Load(write(t, map[string]string{"posthouse.yaml": text}))
+		if (c == nil) == (err == nil) {
+			t.Fatalf("%v, %v", c, err)
+		}
+	})
+}

@@ -1,0 +1,519 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+
+	"posthouse/pkg/addr"
+)
+
+const (
+	mainFile = "posthouse.yaml"
+	dropIns  = "conf.d"
+	maxFile  = 1 << 20
+	mailname = "/etc/mailname"
+)
+
+// TablesDir returns the directory of the tables, beneath the configuration's.
+func TablesDir(dir string) string { return filepath.Join(dir, "tables") }
+
+// Load reads the configuration in dir: posthouse.yaml, and conf.d/*.yaml in the
+// order of their names, of which later ones override. No file is needed. All
+// errors are reported together, each with file and line.
+func Load(dir string) (*Config, error) {
+	files, err := configFiles(dir)
+	if err != nil {
+		return nil, err
+	}
+	c := &Config{sources: make(map[string]string)}
+	l := &loader{config: c}
+	l.defaults(reflect.ValueOf(c).Elem())
+	for _, file := range files {
+		l.file(file)
+	}
+	l.complete()
+	if err := errors.Join(l.errs...); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// configFiles returns the names of the files that there are.
+func configFiles(dir string) ([]string, error) {
+	var files []string
+	main := filepath.Join(dir, mainFile)
+	if _, err := os.Stat(main); err == nil {
+		files = append(files, main)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	more, err := filepath.Glob(filepath.Join(dir, dropIns, "*.yaml"))
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	slices.Sort(more)
+	return append(files, more...), nil
+}
+
+type loader struct {
+	config *Config
+	file_  string // being read
+	errs   []error
+}
+
+func (l *loader) fail(n *yaml.Node, format string, args ...any) {
+	l.errs = append(l.errs, fmt.Errorf("%s:%d: %s", l.file_, n.Line, fmt.Sprintf(format, args...)))
+}
+
+// file applies one file.
+func (l *loader) file(name string) {
+	l.file_ = name
+	b, err := readFile(name)
+	if err != nil {
+		l.errs = append(l.errs, err)
+		return
+	}
+	var doc yaml.Node
+	if err := yaml.Unmarshal(b, &doc); err != nil {
+		l.errs = append(l.errs, fmt.Errorf("%s: %w", name, err))
+		return
+	}
+	if len(doc.Content) == 0 {
+		return // empty, or comments only
+	}
+	root := doc.Content[0]
+	if root.Kind == yaml.ScalarNode && root.Tag == "!!null" {
+		return
+	}
+	l.decode(root, reflect.ValueOf(l.config).Elem(), setting{})
+}
+
+func readFile(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	defer f.Close() // opened for reading
+	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err == nil && len(b) > maxFile {
+		err = fmt.Errorf("larger than %d octets", maxFile)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return b, nil
+}
+
+// setting is where a value belongs: its path, such as queue.retry.min, and its tags.
+type setting struct {
+	path string
+	tag  reflect.StructTag
+}
+
+func (s setting) sub(name string, tag reflect.StructTag) setting {
+	return setting{strings.TrimPrefix(s.path+"."+name, "."), tag}
+}
+
+// decode reads n into v.
+func (l *loader) decode(n *yaml.Node, v reflect.Value, s setting) {
+	if n.Kind == yaml.AliasNode || n.Anchor != "" {
+		l.fail(n, "%s: anchors and aliases are not supported", s.path)
+		return
+	}
+	null := n.Kind == yaml.ScalarNode && n.Tag == "!!null"
+	switch {
+	case v.Kind() == reflect.Struct:
+		if !null {
+			l.decodeStruct(n, v, s)
+		}
+	case v.Kind() == reflect.Map:
+		if !null {
+			l.decodeMap(n, v, s)
+		}
+	case v.Kind() == reflect.Slice:
+		l.decodeList(n, v, s)
+	case n.Kind != yaml.ScalarNode:
+		l.fail(n, "%s: one value is expected", s.path)
+	default:
+		if err := setScalar(v, n.Value, s.tag); err != nil {
+			l.fail(n, "%s: %v", s.path, err)
+			return
+		}
+		l.source(n, s)
+	}
+}
+
+func (l *loader) source(n *yaml.Node, s setting) {
+	l.config.sources[s.path] = l.file_ + ":" + strconv.Itoa(n.Line)
+}
+
+// pairs returns the keys and values of a mapping; no key stands twice.
+func (l *loader) pairs(n *yaml.Node, s setting) [][2]*yaml.Node {
+	if n.Kind != yaml.MappingNode {
+		l.fail(n, "%s: settings of the form KEY: VALUE are expected", s.path)
+		return nil
+	}
+	seen := make(map[string]bool)
+	var pairs [][2]*yaml.Node
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, value := n.Content[i], n.Content[i+1]
+		if key.Kind != yaml.ScalarNode || seen[key.Value] {
+			l.fail(key, "%s: key %q is there twice, or is none", s.path, key.Value)
+			continue
+		}
+		seen[key.Value] = true
+		pairs = append(pairs, [2]*yaml.Node{key, value})
+	}
+	return pairs
+}
+
+func (l *loader) decodeStruct(n *yaml.Node, v reflect.Value, s setting) {
+	for _, p := range l.pairs(n, s) {
+		key := p[0].Value
+		i, known := fieldByName(v.Type(), key)
+		if i < 0 {
+			hint := ""
+			if near := nearest(key, known); near != "" {
+				hint = fmt.Sprintf("; did you mean %q?", near)
+			}
+			l.fail(p[0], "unknown setting %q%s", s.sub(key, "").path, hint)
+			continue
+		}
+		l.decode(p[1], v.Field(i), s.sub(key, v.Type().Field(i).Tag))
+	}
+}
+
+// fieldByName returns the index of the field called name, or -1 and all names.
+func fieldByName(t reflect.Type, name string) (int, []string) {
+	var known []string
+	for i := range t.NumField() {
+		if n := t.Field(i).Tag.Get("yaml"); n != "" {
+			if n == name {
+				return i, nil
+			}
+			known = append(known, n)
+		}
+	}
+	return -1, known
+}
+
+func (l *loader) decodeMap(n *yaml.Node, v reflect.Value, s setting) {
+	if v.IsNil() {
+		v.Set(reflect.MakeMap(v.Type()))
+	}
+	for _, p := range l.pairs(n, s) {
+		key := p[0].Value
+		if s.tag.Get("kind") == "domain" {
+			key = strings.ToLower(key)
+			if err := checkKind("domain", key); err != nil {
+				l.fail(p[0], "%s: %v", s.path, err)
+				continue
+			}
+		}
+		item := reflect.New(v.Type().Elem()).Elem()
+		if old := v.MapIndex(reflect.ValueOf(key)); old.IsValid() {
+			item.Set(old)
+		} else {
+			l.itemDefaults(item, key)
+		}
+		l.source(p[0], s.sub(key, ""))
+		l.decode(p[1], item, s.sub(key, ""))
+		v.SetMapIndex(reflect.ValueOf(key), item)
+	}
+}
+
+// itemDefaults fills in the defaults of a new entry of a map.
+func (l *loader) itemDefaults(item reflect.Value, key string) {
+	switch item.Interface().(type) {
+	case DaemonLimits:
+		item.Set(reflect.ValueOf(daemonDefaults(key)))
+	default:
+		l.defaults(item)
+	}
+}
+
+func (l *loader) decodeList(n *yaml.Node, v reflect.Value, s setting) {
+	if n.Kind != yaml.SequenceNode {
+		l.fail(n, "%s: a list is expected", s.path)
+		return
+	}
+	list := reflect.MakeSlice(v.Type(), 0, len(n.Content))
+	for _, item := range n.Content {
+		e := reflect.New(v.Type().Elem()).Elem()
+		if item.Kind != yaml.ScalarNode {
+			l.fail(item, "%s: a list of single values is expected", s.path)
+			continue
+		}
+		if err := setScalar(e, item.Value, s.tag); err != nil {
+			l.fail(item, "%s: %v", s.path, err)
+			continue
+		}
+		list = reflect.Append(list, e)
+	}
+	v.Set(list)
+	l.source(n, s)
+}
+
+// setScalar parses text for v and checks the bounds in tag.
+func setScalar(v reflect.Value, text string, tag reflect.StructTag) error {
+	n, err := parseScalar(v.Interface(), text)
+	if err != nil {
+		return err
+	}
+	for _, bound := range []string{"min", "max"} {
+		limit := tag.Get(bound)
+		if limit == "" {
+			continue
+		}
+		b, err := parseScalar(v.Interface(), limit)
+		if err != nil {
+			return err
+		}
+		if x, y := reflect.ValueOf(n).Int(), reflect.ValueOf(b).Int(); bound == "min" && x < y || bound == "max" && x > y {
+			return fmt.Errorf("%s is out of bounds: %s is %s", text, bound, limit)
+		}
+	}
+	if choice := tag.Get("choice"); choice != "" && !slices.Contains(strings.Fields(choice), text) {
+		return fmt.Errorf("%q is none of: %s", text, choice)
+	}
+	if err := checkKind(tag.Get("kind"), text); err != nil {
+		return err
+	}
+	v.Set(reflect.ValueOf(n))
+	return nil
+}
+
+func parseScalar(like any, text string) (any, error) {
+	switch like.(type) {
+	case string:
+		return text, nil
+	case bool:
+		switch text {
+		case "true", "yes", "on":
+			return true, nil
+		case "false", "no", "off":
+			return false, nil
+		}
+		return nil, fmt.Errorf("%q is neither true nor false", text)
+	case int:
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			return nil, fmt.Errorf("%q is not a number", text)
+		}
+		return n, nil
+	case Size:
+		return ParseSize(text)
+	case Duration:
+		return ParseDuration(text)
+	}
+	return nil, fmt.Errorf("setting of type %T", like)
+}
+
+// checkKind checks what kind of text a setting takes.
+func checkKind(kind, text string) error {
+	switch kind {
+	case "domain":
+		return addr.CheckDomain(text)
+	case "network":
+		if _, err := parseNetwork(text); err != nil {
+			return fmt.Errorf("%q is not a network such as 192.0.2.0/24", text)
+		}
+	case "route":
+		_, err := ParseRoute(text)
+		return err
+	case "address":
+		if text != "" {
+			_, err := addr.Parse(text)
+			return err
+		}
+	case "path":
+		if !filepath.IsAbs(text) || filepath.Clean(text) != text {
+			return fmt.Errorf("%q is not an absolute path", text)
+		}
+	case "file":
+		if text == "" || strings.ContainsAny(text, "/\x00") || text[0] == '.' {
+			return fmt.Errorf("%q is not the name of a file", text)
+		}
+	}
+	return nil
+}
+
+// parseNetwork reads a network, or an address that stands for itself.
+func parseNetwork(s string) (netip.Prefix, error) {
+	if a, err := netip.ParseAddr(s); err == nil {
+		return a.Prefix(a.BitLen())
+	}
+	p, err := netip.ParsePrefix(s)
+	if err == nil && p.Masked() != p {
+		err = fmt.Errorf("%s has bits behind its mask", s)
+	}
+	return p, err
+}
+
+// Networks returns a list of networks that Load has checked.
+func Networks(list []string) []netip.Prefix {
+	var out []netip.Prefix
+	for _, s := range list {
+		if p, err := parseNetwork(s); err == nil {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// defaults fills in the defaults of a struct. That they are within their own
+// bounds is a matter for TestConfig.
+func (l *loader) defaults(v reflect.Value) {
+	for i := range v.NumField() {
+		field := v.Type().Field(i)
+		text, ok := field.Tag.Lookup("default")
+		var err error
+		switch {
+		case !field.IsExported():
+		case v.Field(i).Kind() == reflect.Struct:
+			l.defaults(v.Field(i))
+		case ok && v.Field(i).Kind() == reflect.Slice:
+			v.Field(i).Set(reflect.ValueOf(strings.Fields(text)))
+		case ok:
+			err = setScalar(v.Field(i), text, field.Tag)
+		}
+		if err != nil {
+			l.errs = append(l.errs, fmt.Errorf("default of %s: %w", field.Name, err))
+		}
+	}
+}
+
+func daemonDefaults(name string) DaemonLimits {
+	if name == "smtpd" || name == "submission" {
+		return smtpdLimits
+	}
+	var d DaemonLimits
+	(&loader{}).defaults(reflect.ValueOf(&d).Elem())
+	return d
+}
+
+func transportDefaults() Transport {
+	var t Transport
+	(&loader{}).defaults(reflect.ValueOf(&t).Elem())
+	return t
+}
+
+// complete fills in what depends on the machine and on other settings.
+func (l *loader) complete() {
+	c := l.config
+	if c.Hostname == "" {
+		c.Hostname = machineName()
+		c.sources["hostname"] = "the machine's name"
+	}
+	if c.Origin == "" {
+		c.Origin = c.Hostname
+		c.sources["origin"] = "hostname"
+		if b, err := readFile(mailname); err == nil {
+			line, _, _ := strings.Cut(string(b), "\n")
+			if line = strings.TrimSpace(line); addr.CheckDomain(line) == nil {
+				c.Origin = line
+				c.sources["origin"] = mailname
+			}
+		}
+	}
+	if c.Domains.Local == nil {
+		c.Domains.Local = []string{c.Hostname, "localhost"}
+		if !slices.Contains(c.Domains.Local, c.Origin) && !c.handled(c.Origin) {
+			c.Domains.Local = append(c.Domains.Local, c.Origin)
+		}
+	}
+	if c.Smtp.Helo == "" {
+		c.Smtp.Helo = c.Hostname
+	}
+	if c.Queue.Retry.Min > c.Queue.Retry.Max {
+		l.errs = append(l.errs, fmt.Errorf("queue.retry: min %s is more than max %s", c.Queue.Retry.Min, c.Queue.Retry.Max))
+	}
+	l.checkDomains()
+}
+
+func (c *Config) handled(domain string) bool {
+	domain = strings.ToLower(domain)
+	_, virtual := c.Domains.Virtual[domain]
+	_, relay := c.Domains.Relay[domain]
+	return virtual || relay || slices.Contains(c.Domains.Alias, domain)
+}
+
+// checkDomains: a domain is handled in one way.
+func (l *loader) checkDomains() {
+	d := l.config.Domains
+	seen := make(map[string]string)
+	add := func(domain, list string) {
+		domain = strings.ToLower(domain)
+		if other := seen[domain]; other != "" && other != list {
+			l.errs = append(l.errs, fmt.Errorf("domains: %s is in both %s and %s", domain, other, list))
+		}
+		seen[domain] = list
+	}
+	for _, s := range d.Local {
+		add(s, "local")
+	}
+	for _, s := range d.Alias {
+		add(s, "alias")
+	}
+	for s := range d.Virtual {
+		add(s, "virtual")
+	}
+	for s := range d.Relay {
+		add(s, "relay")
+	}
+}
+
+// machineName makes a usable name of whatever the machine is called.
+func machineName() string {
+	name, err := os.Hostname()
+	if err != nil {
+		return "localhost"
+	}
+	name = strings.ToLower(strings.Trim(name, ".-"))
+	if name == "" || name == "(none)" || addr.CheckDomain(name) != nil {
+		return "localhost"
+	}
+	return name
+}
+
+// nearest returns the known name that is most like s, or "".
+func nearest(s string, known []string) string {
+	best, least := "", len(s)/2+1
+	for _, k := range known {
+		if d := distance(s, k); d < least {
+			best, least = k, d
+		}
+	}
+	return best
+}
+
+// distance is the number of edits between a and b (Levenshtein).
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := 1
+			if a[i] == b[j] {
+				cost = 0
+			}
+			diagonal, row[j+1] = row[j+1], min(row[j+1]+1, row[j]+1, diagonal+cost)
+		}
+	}
+	return row[len(b)]
+}
