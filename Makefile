@@ -1,10 +1,11 @@
 # Posthouse. "make help" lists the targets.
 VERSION := $(shell sed -n 's/^\#\# \([0-9][^ ]*\).*/\1/p' CHANGELOG.md | head -n 1)
 FUZZTIME ?= 10s
+# Installs what the host lacks for a target: pkg/mailtest/setup.sh TARGET
 SETUP := pkg/mailtest/setup.sh
 GODIRS := daemons packaging pkg units
-# Reproducible: the time of the last commit, where there is a repository.
-export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+# Reproducible: the time of the last commit or, without a repository, of the last release.
+export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || stat -c %Y CHANGELOG.md)
 
 .DEFAULT_GOAL := help
 .PHONY: help build check test run stop bench docs deb rpm lint fuzz clean
@@ -23,11 +24,11 @@ docs: build ## man pages and shell completions into build/docs
 	build/bin/posthouse generate build/docs
 
 check: ## formatting, vet, staticcheck, unit tests with the race detector, import rules, units
+	$(SETUP) check
 	@bad=$$(gofmt -l $(GODIRS)); if [ -n "$$bad" ]; then echo "gofmt: $$bad" >&2; exit 1; fi
 	go vet ./...
 	go vet -tags system ./...
 	go tool staticcheck ./...
-	$(SETUP) check
 	CGO_ENABLED=1 go test -race ./...
 
 test: check deb rpm lint ## everything: check, packages, linters, and the packages in booted containers

@@ -50,6 +50,6 @@ cat >>"$spec" <<EOF
 EOF
 rpmbuild -bb --quiet \
 	--define "_topdir $stage" --define "_build_id_links none" \
-	--define "use_source_date_epoch_as_buildtime 1" --define "clamp_mtime_to_source_date_epoch 1" --define "_buildhost localhost" \
+	--define "_binary_payload w19.zstdio" --define "use_source_date_epoch_as_buildtime 1" --define "clamp_mtime_to_source_date_epoch 1" --define "_buildhost localhost" \
 	"$spec"
 mv "$stage/RPMS"/*/"posthouse-$version"-1*.rpm "$BUILD/posthouse-$version.rpm"
