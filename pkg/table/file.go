@@ -1,0 +1,135 @@
+// Package table looks things up in plain files that are picked up when they
+// change: no compile step, no restart.
+//
+// A lookup has three outcomes, and they are never confused: found, not found,
+// and could not look.
+package table
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// MaxFile is the largest table, in octets.
+const MaxFile = 64 << 20
+
+// checkEvery is how often a file is looked at, at most.
+const checkEvery = time.Second
+
+// File is the content of a file, parsed, and parsed again when the file has
+// changed. A missing file is an empty one. Where a changed file is broken, the
+// old content stays in force and onError hears of it, once.
+type File[T any] struct {
+	path    string
+	parse   func(path string, b []byte) (T, error)
+	onError func(error)
+
+	content atomic.Pointer[content[T]]
+	checked atomic.Int64 // when the file was last looked at, in ns
+	mu      sync.Mutex
+}
+
+type content[T any] struct {
+	value T
+	err   error // nothing has been read yet that could be used
+	stamp stamp
+}
+
+// stamp tells two states of a file apart.
+type stamp struct {
+	missing bool
+	mtime   int64
+	size    int64
+}
+
+// NewFile returns a File; it reads nothing yet.
+func NewFile[T any](path string, parse func(path string, b []byte) (T, error), onError func(error)) *File[T] {
+	return &File[T]{path: path, parse: parse, onError: onError}
+}
+
+// Get returns the content in force. The error is that nothing is known: the file
+// could not be read, or was broken from the start.
+func (f *File[T]) Get() (T, error) {
+	now := time.Now().UnixNano()
+	last := f.checked.Load()
+	c := f.content.Load()
+	if c == nil || now-last >= int64(checkEvery) && f.checked.CompareAndSwap(last, now) {
+		f.refresh(now)
+		c = f.content.Load()
+	}
+	return c.value, c.err
+}
+
+// refresh reads the file if it has changed.
+func (f *File[T]) refresh(now int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.checked.Store(now)
+	old := f.content.Load()
+	s, err := stampOf(f.path)
+	if err == nil && old != nil && old.stamp == s {
+		return
+	}
+	fresh := &content[T]{stamp: s, err: err}
+	if err == nil {
+		fresh.value, fresh.err = f.read(s)
+	}
+	if fresh.err == nil {
+		f.content.Store(fresh)
+		return
+	}
+	f.onError(fresh.err)
+	if old != nil && old.err == nil {
+		f.content.Store(&content[T]{value: old.value, stamp: s})
+		return
+	}
+	f.content.Store(fresh)
+}
+
+func stampOf(path string) (stamp, error) {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return stamp{missing: true}, nil
+	case err != nil:
+		return stamp{}, fmt.Errorf("table: %w", err)
+	}
+	return stamp{mtime: info.ModTime().UnixNano(), size: info.Size()}, nil
+}
+
+func (f *File[T]) read(s stamp) (value T, err error) {
+	var b []byte
+	if !s.missing {
+		if b, err = readAll(f.path); err != nil {
+			return value, err
+		}
+	}
+	value, err = f.parse(f.path, b)
+	if err != nil {
+		var zero T
+		return zero, err
+	}
+	return value, nil
+}
+
+func readAll(path string) ([]byte, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("table: %w", err)
+	}
+	defer file.Close() // opened for reading
+	b, err := io.ReadAll(io.LimitReader(file, MaxFile+1))
+	if err == nil && len(b) > MaxFile {
+		err = fmt.Errorf("larger than %d octets", MaxFile)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("table %s: %w", path, err)
+	}
+	return b, nil
+}

@@ -1,0 +1,158 @@
+package table
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+	"unicode/utf8"
+
+	"posthouse/pkg/addr"
+)
+
+// maxLine bounds an entry with its continuation lines, in octets.
+const maxLine = 1 << 20
+
+// Text is a table of lines "key value". Keys are looked up in lower case. A line
+// that begins with white space continues the one before; # begins a comment line.
+type Text struct{ file *File[map[string]string] }
+
+// NewText returns the table in the file at path.
+func NewText(path string, onError func(error)) *Text {
+	return &Text{NewFile(path, parseText, onError)}
+}
+
+// Lookup returns the value of key. The error means that it could not look.
+func (t *Text) Lookup(key string) (value string, found bool, err error) {
+	entries, err := t.file.Get()
+	if err != nil {
+		return "", false, err
+	}
+	value, found = entries[strings.ToLower(key)]
+	return value, found, nil
+}
+
+func parseText(path string, b []byte) (map[string]string, error) {
+	entries := make(map[string]string)
+	err := eachEntry(path, b, func(line int, text string) error {
+		key, value, _ := strings.Cut(text, " ")
+		return put(entries, strings.ToLower(key), strings.TrimSpace(value))
+	})
+	if err != nil {
+		return nil, err
+	}
+	return entries, nil
+}
+
+func put[V any](entries map[string]V, key string, value V) error {
+	if _, ok := entries[key]; ok {
+		return fmt.Errorf("key %.100q is there twice", key)
+	}
+	entries[key] = value
+	return nil
+}
+
+// Aliases is a table of lines "key: address, address...". The colon may be
+// missing.
+type Aliases struct {
+	file *File[map[string][]addr.Mailbox]
+}
+
+// NewAliases returns the table in the file at path.
+func NewAliases(path string, onError func(error)) *Aliases {
+	return &Aliases{NewFile(path, parseAliases, onError)}
+}
+
+// LookupAddresses returns what key stands for. The error means that it could not
+// look.
+func (a *Aliases) LookupAddresses(key string) (targets []addr.Mailbox, found bool, err error) {
+	entries, err := a.file.Get()
+	if err != nil {
+		return nil, false, err
+	}
+	targets, found = entries[strings.ToLower(key)]
+	return targets, found, nil
+}
+
+func parseAliases(path string, b []byte) (map[string][]addr.Mailbox, error) {
+	entries := make(map[string][]addr.Mailbox)
+	err := eachEntry(path, b, func(line int, text string) error {
+		key, value, _ := strings.Cut(text, " ")
+		targets, err := parseTargets(value)
+		if err != nil {
+			return err
+		}
+		return put(entries, strings.ToLower(strings.TrimSuffix(key, ":")), targets)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return entries, nil
+}
+
+// parseTargets reads addresses between commas. Programs and files are not
+// addresses, whatever they look like.
+func parseTargets(s string) ([]addr.Mailbox, error) {
+	var targets []addr.Mailbox
+	for part := range strings.SplitSeq(s, ",") {
+		if part = strings.TrimSpace(part); part == "" {
+			continue
+		}
+		m, err := addr.Parse(part)
+		if err == nil && strings.ContainsAny(part[:1], "/|:") {
+			err = fmt.Errorf("%q: a file or program is no address", part)
+		}
+		if err != nil {
+			return nil, err
+		}
+		targets = append(targets, m)
+	}
+	if len(targets) == 0 {
+		return nil, errors.New("no address")
+	}
+	return targets, nil
+}
+
+// eachEntry joins continuation lines and calls each for every entry, with runs
+// of white space made one space. Errors get file and line.
+func eachEntry(path string, b []byte, each func(line int, text string) error) error {
+	if i := bytes.IndexFunc(b, func(r rune) bool {
+		return r < ' ' && r != '\n' && r != '\t' && r != '\r' || r == 0x7f || r == utf8.RuneError
+	}); i >= 0 {
+		return fmt.Errorf("%s:%d: control character or bad UTF-8", path, 1+bytes.Count(b[:i], []byte("\n")))
+	}
+	entry, start, number := "", 0, 0
+	flush := func() error {
+		if entry == "" {
+			return nil
+		}
+		err := each(start, strings.Join(strings.Fields(entry), " "))
+		entry = ""
+		if err != nil {
+			return fmt.Errorf("%s:%d: %w", path, start, err)
+		}
+		return nil
+	}
+	for line := range strings.Lines(string(b)) {
+		number++
+		trimmed := strings.TrimSpace(line)
+		if trimmed == "" || trimmed[0] == '#' {
+			continue
+		}
+		if line[0] == ' ' || line[0] == '\t' {
+			if entry == "" {
+				return fmt.Errorf("%s:%d: continues nothing", path, number)
+			}
+			if len(entry)+len(trimmed) > maxLine {
+				return fmt.Errorf("%s:%d: entry over %d octets", path, start, maxLine)
+			}
+			entry += " " + trimmed
+			continue
+		}
+		if err := flush(); err != nil {
+			return err
+		}
+		entry, start = trimmed, number
+	}
+	return flush()
+}

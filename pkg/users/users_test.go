@@ -1,0 +1,114 @@
+package users
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"posthouse/pkg/addr"
+)
+
+func mailbox(t testing.TB, s string) addr.Mailbox {
+	t.Helper()
+	m, err := addr.Parse(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func TestEdit(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "users")
+	if err := os.WriteFile(path, []byte("# kept\nzoe@example.org:{PLAIN}x:1:2::/home::\n"), 0o604); err != nil {
+		t.Fatal(err)
+	}
+	f := NewFile(path)
+	alice := User{Address: mailbox(t, "Alice@Example.org"), Password: "{PLAIN}p", UID: "999", GID: "999", Home: "/var/vmail/example.org/alice", Extra: "userdb_mail=maildir:~/Maildir"}
+	if err := f.Add(alice); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Add(alice); !errors.Is(err, ErrExists) {
+		t.Errorf("added twice: %v", err)
+	}
+	if err := f.SetPassword(mailbox(t, "ALICE@example.org"), "{PLAIN}q"); err != nil {
+		t.Fatal(err)
+	}
+	table := NewTable(path, func(err error) { t.Error(err) })
+	for address, want := range map[string]bool{"alice@example.org": true, "ZOE@EXAMPLE.ORG": true, "bob@example.org": false} {
+		if got, err := table.Has(mailbox(t, address)); err != nil || got != want {
+			t.Errorf("has %s: %v, %v", address, got, err)
+		}
+	}
+	if err := f.Delete(mailbox(t, "zoe@example.org")); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Delete(mailbox(t, "zoe@example.org")); !errors.Is(err, ErrNone) {
+		t.Errorf("deleted twice: %v", err)
+	}
+	b, err := os.ReadFile(path)
+	want := "# kept\nalice@example.org:{PLAIN}q:999:999::/var/vmail/example.org/alice::userdb_mail=maildir:~/Maildir\n"
+	if err != nil || string(b) != want {
+		t.Errorf("file is %q, %v", b, err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o604 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+	list, err := f.List()
+	if err != nil || len(list) != 1 || list[0].Home != alice.Home {
+		t.Errorf("%v, %v", list, err)
+	}
+	if left, err := filepath.Glob(filepath.Join(filepath.Dir(path), ".users-*")); err != nil || len(left) != 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+func TestRefused(t *testing.T) {
+	f := NewFile(filepath.Join(t.TempDir(), "users"))
+	for _, in := range []string{"..@example.org", ".x@example.org", `"a/b"@example.org`, `"a:b"@example.org`, `"a b"@example.org`, "-x@example.org", "nodomain"} {
+		m, err := addr.Parse(in)
+		if err != nil {
+			continue
+		}
+		if err := f.Add(User{Address: m}); err == nil {
+			t.Errorf("%s is added", in)
+		}
+	}
+	for _, text := range []string{"x", "a@b:p:1:2", "a/b@c:p:1:2::h", "a@b:p:1:2::h\na@B:p:1:2::h", "a@b:p:1:2::h\r"} {
+		if all, err := parse("users", []byte(text)); err == nil || all != nil {
+			t.Errorf("%q is accepted: %v", text, all)
+		}
+	}
+}
+
+func TestHash(t *testing.T) {
+	h, err := Hash("secret")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !Verify(h, "secret") || Verify(h, "Secret") || Verify(h, "") || Verify("{PLAIN}secret", "secret") || strings.Contains(h, ":") {
+		t.Errorf("hash %s", h)
+	}
+	if again, _ := Hash("secret"); again == h {
+		t.Error("no salt")
+	}
+}
+
+// FuzzParse: an accepted line gives itself back, but for the case of its address
+// and the fields that are not kept.
+func FuzzParse(f *testing.F) {
+	f.Add("user@example.org:{PLAIN}x:1:2:gecos:/home:/bin/sh:a=b:c")
+	f.Fuzz(func(t *testing.T, line string) {
+		u, err := parseLine(line)
+		if err != nil {
+			if u != (User{}) {
+				t.Fatalf("%q: error with %v", line, u)
+			}
+			return
+		}
+		if again, err := parseLine(u.String()); err != nil || again != u {
+			t.Fatalf("%q gives %q, %v", line, u.String(), err)
+		}
+	})
+}
