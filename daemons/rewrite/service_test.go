@@ -1,0 +1,69 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"posthouse/pkg/addr"
+	"posthouse/pkg/config"
+	"posthouse/pkg/protocol/rewrite"
+)
+
+// TestService asks with real tables and a real configuration, which changes.
+func TestService(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("posthouse.yaml", "hostname: mail.example.org\norigin: example.org\ndomains: {virtual: {virtual.example: {}}, relay: {relay.example: {recipients: relays, to: 'smtp:[h]:26'}}}\n")
+	write("tables/users", "user@virtual.example:{PLAIN}x:1:1::/h::\n")
+	write("tables/virtual_aliases", "info@virtual.example: user@virtual.example\n")
+	write("tables/transport", "special.example discard:\n")
+	load := func() *config.Config {
+		c, err := config.Load(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	cfg := load()
+	s := newService(func() *config.Config { return cfg }, config.TablesDir(dir), func(err error) { t.Log(err) })
+	ask := func(op rewrite.Op, address string) rewrite.Answer {
+		return s.answer(rewrite.Request{Op: op, Addresses: []addr.Mailbox{mailbox(t, address)}})[0]
+	}
+	if a := ask(rewrite.Verify, "user@virtual.example"); a.Err != nil || a.Class != rewrite.ClassVirtual {
+		t.Errorf("%+v", a)
+	}
+	if a := ask(rewrite.Verify, "nobody@virtual.example"); a.Err == nil || a.Err.Status.String() != "5.1.1" {
+		t.Errorf("%+v", a)
+	}
+	if a := ask(rewrite.Expand, "info@virtual.example"); len(a.Addresses) != 1 || a.Addresses[0].String() != "user@virtual.example" {
+		t.Errorf("%+v", a)
+	}
+	if a := ask(rewrite.Resolve, "x@special.example"); a.Transport != "discard" {
+		t.Errorf("%+v", a)
+	}
+	if a := ask(rewrite.Complete, "bob"); a.Addresses[0].String() != "bob@example.org" {
+		t.Errorf("%+v", a)
+	}
+	// A table that was named and is missing: nothing is known.
+	if a := ask(rewrite.Verify, "x@relay.example"); a.Err == nil || a.Err.Status.String() != "4.3.0" {
+		t.Errorf("%+v", a)
+	}
+	write("tables/relays", "x@relay.example ok\n")
+	if a := ask(rewrite.Verify, "x@relay.example"); a.Err != nil {
+		t.Errorf("%+v", a)
+	}
+	write("posthouse.yaml", "hostname: mail.example.org\norigin: other.example\n")
+	cfg = load()
+	if a := ask(rewrite.Complete, "bob"); a.Addresses[0].String() != "bob@other.example" {
+		t.Errorf("a new configuration is not noticed: %+v", a)
+	}
+}
