@@ -1,0 +1,231 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"posthouse/pkg/addr"
+	"posthouse/pkg/config"
+	"posthouse/pkg/dsn"
+	"posthouse/pkg/envelope"
+	"posthouse/pkg/maillog"
+	"posthouse/pkg/protocol/cleanup"
+	"posthouse/pkg/protocol/resolve"
+	"posthouse/pkg/protocol/rewrite"
+	"posthouse/pkg/smtpserver"
+)
+
+// What a session asks of others.
+type (
+	resolver interface {
+		Name(ctx context.Context, ip netip.Addr) (resolve.Reply, error)
+	}
+	rewriter interface {
+		Ask(ctx context.Context, r rewrite.Request) ([]rewrite.Answer, error)
+	}
+	transaction interface {
+		Write(p []byte) (int, error)
+		Commit() error
+		Abort()
+	}
+	queue interface {
+		begin(ctx context.Context, e *envelope.Envelope) (id string, t transaction, err error)
+	}
+)
+
+// How long a session waits for other daemons. The client waits five minutes.
+const (
+	nameTimeout    = 10 * time.Second
+	rewriteTimeout = 60 * time.Second
+	queueTimeout   = 2 * time.Hour
+)
+
+// policy decides for one session. It implements smtpserver.Policy.
+type policy struct {
+	*service
+	ctx        context.Context
+	cfg        *config.Config
+	submission bool
+	ip         netip.Addr
+	port       uint16
+	trusted    bool
+	name       string // verified, or "unknown"
+}
+
+func (p *policy) client() string { return fmt.Sprintf("%s[%s]", p.name, p.ip) }
+
+// Connect looks up who the client is. A name is one only if it leads back to
+// the address.
+func (p *policy) Connect(*smtpserver.Session) *smtpserver.Reply {
+	p.name = "unknown"
+	if p.cfg.Smtpd.ClientNames && !p.ip.IsLoopback() {
+		ctx, cancel := context.WithTimeout(p.ctx, nameTimeout)
+		defer cancel()
+		if reply, err := p.resolver.Name(ctx, p.ip); err == nil && reply.Outcome == resolve.Verified {
+			p.name = reply.Name
+		}
+	}
+	if p.ip.IsLoopback() {
+		p.name = "localhost"
+	}
+	p.log.Info(maillog.Fields{"CLIENT": p.ip.String()}, "connect from %s", p.client())
+	return nil
+}
+
+// Helo takes any name: too many clients get it wrong.
+func (p *policy) Helo(*smtpserver.Session, string) *smtpserver.Reply { return nil }
+
+// Mail has nothing to say against a sender but at a submission port, where
+// nobody is to send who is not known.
+func (p *policy) Mail(s *smtpserver.Session, m *smtpserver.Mail) *smtpserver.Reply {
+	if p.submission && !p.trusted {
+		return p.refuse(s, m, nil, &smtpserver.Reply{Code: 530, Status: "5.7.0", Text: "Authentication required"})
+	}
+	return nil
+}
+
+// Rcpt refuses recipients that do not exist, and those of others unless the
+// client may relay.
+func (p *policy) Rcpt(s *smtpserver.Session, m *smtpserver.Mail, r *smtpserver.Rcpt) *smtpserver.Reply {
+	ctx, cancel := context.WithTimeout(p.ctx, rewriteTimeout)
+	defer cancel()
+	answers, err := p.rewriter.Ask(ctx, rewrite.Request{Op: rewrite.Verify, Sender: m.From, Addresses: []addr.Mailbox{r.To}})
+	if err != nil {
+		p.log.Warn(nil, "%v", err)
+		return p.refuse(s, m, r, &smtpserver.Reply{Code: 451, Status: "4.3.0", Text: r.To.Path() + ": Temporary lookup failure"})
+	}
+	a := answers[0]
+	switch {
+	case a.Class == rewrite.ClassDefault && !p.trusted && a.Err == nil:
+		return p.refuse(s, m, r, &smtpserver.Reply{Code: 554, Status: "5.7.1", Text: r.To.Path() + ": Relay access denied"})
+	case a.Err != nil && a.Err.Status.Class() == dsn.Permanent:
+		return p.refuse(s, m, r, &smtpserver.Reply{Code: 550, Status: a.Err.Status.String(), Text: r.To.Path() + ": Recipient address rejected: " + a.Err.Text})
+	case a.Err != nil:
+		p.log.Warn(nil, "%s: %s", r.To, a.Err.Text)
+		return p.refuse(s, m, r, &smtpserver.Reply{Code: 451, Status: "4.3.0", Text: r.To.Path() + ": Temporary lookup failure"})
+	}
+	return nil
+}
+
+// refuse logs a refusal in the form that other programs watch for.
+func (p *policy) refuse(s *smtpserver.Session, m *smtpserver.Mail, r *smtpserver.Rcpt, reply *smtpserver.Reply) *smtpserver.Reply {
+	verb, to := "MAIL", ""
+	if r != nil {
+		verb, to = "RCPT", " to="+r.To.Path()
+	}
+	p.log.Info(maillog.Fields{"CLIENT": p.ip.String(), "SENDER": m.From.String()}, "NOQUEUE: reject: %s from %s: %d %s %s; from=<%s>%s proto=%s helo=<%s>",
+		verb, p.client(), reply.Code, reply.Status, reply.Text, m.From, to, protocol(s, m), s.Helo)
+	return reply
+}
+
+// protocol is the word for the Received field (RFC 3848, RFC 6531).
+func protocol(s *smtpserver.Session, m *smtpserver.Mail) string {
+	switch {
+	case m.SMTPUTF8:
+		return "UTF8SMTP"
+	case s.ESMTP:
+		return "ESMTP"
+	}
+	return "SMTP"
+}
+
+// Data opens the message in cleanup.
+func (p *policy) Data(s *smtpserver.Session, m *smtpserver.Mail, rcpts []smtpserver.Rcpt) (smtpserver.Sink, *smtpserver.Reply) {
+	e := &envelope.Envelope{
+		Arrival: time.Now(), Sender: m.From, Return: m.Return, EnvID: m.EnvID, Body: m.Body, SMTPUTF8: m.SMTPUTF8,
+		Trace: envelope.Trace{Protocol: protocol(s, m), Helo: clip(s.Helo), ClientName: p.name, ClientAddr: p.ip},
+	}
+	if p.submission {
+		e.Trace.Origin = envelope.FromLocal
+	}
+	for i := range rcpts {
+		r := &rcpts[i]
+		e.Recipients = append(e.Recipients, envelope.Recipient{Address: r.To, Original: r.To, Notify: r.Notify, ORCPT: r.ORCPT})
+	}
+	ctx, cancel := context.WithTimeout(p.ctx, queueTimeout)
+	id, t, err := p.queue.begin(ctx, e)
+	if err != nil {
+		cancel()
+		reply := p.replyTo(err)
+		return nil, p.refuse(s, m, nil, &reply)
+	}
+	p.log.Info(maillog.Fields{"QUEUE_ID": id, "CLIENT": p.ip.String()}, "%s: client=%s", id, p.client())
+	return &sink{policy: p, id: id, transaction: t, cancel: cancel}, nil
+}
+
+func clip(s string) string {
+	if len(s) > envelope.MaxName {
+		s = strings.ToValidUTF8(s[:envelope.MaxName], "")
+	}
+	return maillog.Printable(s)
+}
+
+// sink is one message on its way to cleanup.
+type sink struct {
+	*policy
+	transaction
+	id     string
+	cancel context.CancelFunc
+}
+
+// Commit waits for cleanup's commit. The 250 means that the message is on disk.
+func (s *sink) Commit() smtpserver.Reply {
+	defer s.cancel()
+	if err := s.transaction.Commit(); err != nil {
+		reply := s.replyTo(err)
+		s.log.Info(maillog.Fields{"QUEUE_ID": s.id, "CLIENT": s.ip.String()}, "%s: reject: END-OF-MESSAGE from %s: %d %s %s",
+			s.id, s.client(), reply.Code, reply.Status, reply.Text)
+		return reply
+	}
+	return smtpserver.Reply{Code: 250, Status: "2.0.0", Text: "Ok: queued as " + s.id}
+}
+
+// Abort gives the message up.
+func (s *sink) Abort() {
+	s.transaction.Abort()
+	s.cancel()
+}
+
+// codes are the reply codes for verdicts of cleanup, where they say more than
+// "try again" and "no".
+var codes = map[string]int{
+	"4.3.1": 452, // no space
+	"5.3.4": 552, // too big
+	"4.5.3": 452, // too many recipients
+	"5.1.3": 553, // bad address
+	"5.1.1": 550,
+}
+
+// replyTo makes a reply of an error. One that is no verdict is trouble of ours,
+// and its text is for the log.
+func (p *policy) replyTo(err error) smtpserver.Reply {
+	var e *dsn.Error
+	if !errors.As(err, &e) || e.Status.Class() == dsn.Success {
+		p.log.Warn(nil, "%v", err)
+		return smtpserver.Reply{Code: 451, Status: "4.3.0", Text: "Error: queue file write error"}
+	}
+	code, ok := codes[e.Status.String()]
+	switch {
+	case ok:
+	case e.Status.Class() == dsn.Permanent:
+		code = 554
+	default:
+		code = 451
+	}
+	return smtpserver.Reply{Code: code, Status: e.Status.String(), Text: "Error: " + e.Text}
+}
+
+// cleanupQueue is the queue behind cleanup.
+type cleanupQueue struct{ client *cleanup.Client }
+
+func (q cleanupQueue) begin(ctx context.Context, e *envelope.Envelope) (string, transaction, error) {
+	t, err := q.client.Begin(ctx, e)
+	if err != nil {
+		return "", nil, err
+	}
+	return t.ID.String(), t, nil
+}
