@@ -193,3 +193,38 @@ func FuzzLoad(f *testing.F) {
 		}
 	})
 }
+
+func TestSettings(t *testing.T) {
+	c, err := Load(write(t, map[string]string{"posthouse.yaml": "hostname: h.example\ndomains: {virtual: {v.example: {}}, relay: {r.example: {to: 'smtp:x'}}}\n"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(map[string]Setting)
+	for _, s := range c.Settings() {
+		got[s.Key] = s
+	}
+	if s := got["hostname"]; s.Value != "h.example" || !strings.HasSuffix(s.Source, "posthouse.yaml:1") {
+		t.Errorf("%+v", s)
+	}
+	if s := got["queue.lifetime"]; s.Value != "5d" || s.Source != "default" {
+		t.Errorf("%+v", s)
+	}
+	if s := got["domains.relay.r.example.to"]; s.Value != "smtp:x" {
+		t.Errorf("%+v", s)
+	}
+	if _, ok := got["domains.virtual.v.example"]; !ok {
+		t.Error("a virtual domain is not shown")
+	}
+}
+
+func TestReference(t *testing.T) {
+	var b strings.Builder
+	if err := Reference(&b); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{".B queue.retry.min\n", ".B domains.relay.NAME.to\n", "default 5m; 1s to 24h"} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("no %q in\n%s", want, b.String())
+		}
+	}
+}

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"posthouse/pkg/addr"
+	"posthouse/pkg/cli"
+	"posthouse/pkg/config"
+	"posthouse/pkg/table"
+	"posthouse/pkg/users"
+)
+
+func checkCommand(dir *string) *cli.Command {
+	return &cli.Command{
+		Name: "check", Summary: "verify configuration and tables",
+		Run: func(_ context.Context, std cli.Streams, _ []string) int {
+			errs := check(*dir)
+			for _, err := range errs {
+				fmt.Fprintln(std.Err, err)
+			}
+			if len(errs) > 0 {
+				return cli.Config
+			}
+			fmt.Fprintln(std.Out, "configuration and tables are fine")
+			return cli.OK
+		},
+	}
+}
+
+// check returns everything that is wrong.
+func check(dir string) []error {
+	cfg, err := config.Load(dir)
+	if err != nil {
+		return []error{err}
+	}
+	var errs []error
+	add := func(err error) { errs = append(errs, err) }
+	tables := config.TablesDir(dir)
+	// A lookup of anything makes a table read its file; it reports the rest.
+	nobody, err := addr.New("nobody", "invalid")
+	if err != nil {
+		return append(errs, err)
+	}
+	_, _ = users.NewTable(filepath.Join(tables, "users"), add).Has(nobody)
+	_, _, _ = table.NewAliases(filepath.Join(tables, "virtual_aliases"), add).LookupAddresses("")
+	_, _, _ = table.NewText(filepath.Join(tables, "transport"), add).Lookup("")
+	for domain, d := range cfg.Domains.Relay {
+		if d.Recipients == "" {
+			continue
+		}
+		path := filepath.Join(tables, d.Recipients)
+		if _, err := os.Stat(path); err != nil {
+			add(fmt.Errorf("domains.relay.%s.recipients: %w", domain, err))
+			continue
+		}
+		_, _, _ = table.NewText(path, add).Lookup("")
+	}
+	if _, err := os.Stat(cfg.Virtual.Base); errors.Is(err, fs.ErrNotExist) && len(cfg.Domains.Virtual) > 0 {
+		add(fmt.Errorf("virtual.base: %w", err))
+	}
+	return errs
+}
+
+func configCommand(dir *string) *cli.Command {
+	var asJSON, changed bool
+	return &cli.Command{
+		Name: "config", Args: "[KEY...]", Summary: "show the settings in force and where they come from",
+		Description: "A KEY selects the settings that begin with it.",
+		Flags: func(set *flag.FlagSet) {
+			set.BoolVar(&asJSON, "json", false, "one JSON object a line")
+			set.BoolVar(&changed, "changed", false, "only what is not a default")
+		},
+		Run: func(_ context.Context, std cli.Streams, args []string) int {
+			cfg, err := config.Load(*dir)
+			if err != nil {
+				return std.Errorf(cli.Config, "%v", err)
+			}
+			for _, s := range cfg.Settings() {
+				if changed && s.Source == "default" || !selected(s.Key, args) {
+					continue
+				}
+				if asJSON {
+					err = json.NewEncoder(std.Out).Encode(s)
+				} else {
+					_, err = fmt.Fprintf(std.Out, "%-40s %-30v # %s\n", s.Key+":", s.Value, s.Source)
+				}
+				if err != nil {
+					return std.Errorf(cli.IOErr, "%v", err)
+				}
+			}
+			return cli.OK
+		},
+	}
+}
+
+func selected(key string, prefixes []string) bool {
+	for _, p := range prefixes {
+		if key == p || strings.HasPrefix(key, p+".") {
+			return true
+		}
+	}
+	return len(prefixes) == 0
+}

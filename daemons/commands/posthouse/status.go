@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os/exec"
+	"slices"
+	"strings"
+	"time"
+
+	"posthouse/pkg/cli"
+	"posthouse/pkg/ipc"
+	"posthouse/pkg/protocol/showq"
+)
+
+// status is the state of the mail system.
+type status struct {
+	Units []unit         `json:"units"`
+	Queue map[string]int `json:"queue,omitempty"` // messages, by queue
+	Note  string         `json:"note,omitempty"`  // why there is no queue
+}
+
+type unit struct {
+	Name    string `json:"name"`
+	Enabled string `json:"enabled"`
+	Active  string `json:"active"`
+}
+
+func statusCommand() *cli.Command {
+	var asJSON bool
+	return &cli.Command{
+		Name: "status", Summary: "show which subsystems are on, and how much mail waits",
+		Flags: func(set *flag.FlagSet) { set.BoolVar(&asJSON, "json", false, "as JSON") },
+		Run: func(ctx context.Context, std cli.Streams, _ []string) int {
+			ctx, cancel := context.WithTimeout(ctx, time.Minute)
+			defer cancel()
+			s, err := gather(ctx)
+			if err != nil {
+				return std.Errorf(cli.Unavailable, "%v", err)
+			}
+			if asJSON {
+				if err := json.NewEncoder(std.Out).Encode(s); err != nil {
+					return std.Errorf(cli.IOErr, "%v", err)
+				}
+				return cli.OK
+			}
+			for _, u := range s.Units {
+				fmt.Fprintf(std.Out, "%-34s %-10s %s\n", u.Name, u.Enabled, u.Active)
+			}
+			if s.Note != "" {
+				fmt.Fprintf(std.Out, "\nqueue: %s\n", s.Note)
+				return cli.OK
+			}
+			fmt.Fprintln(std.Out)
+			for _, q := range []showq.Queue{showq.Active, showq.Incoming, showq.Deferred, showq.Hold, showq.Corrupt} {
+				fmt.Fprintf(std.Out, "%-10s %d\n", q, s.Queue[q.String()])
+			}
+			return cli.OK
+		},
+	}
+}
+
+// gather asks systemd for the sockets, which are what is enabled and disabled,
+// and showq for the queue.
+func gather(ctx context.Context) (*status, error) {
+	out, err := exec.CommandContext(ctx, "systemctl", "show", "--property=Id,UnitFileState,ActiveState", "posthouse*.socket", "--all").Output()
+	if err != nil {
+		return nil, fmt.Errorf("systemctl: %w", err)
+	}
+	s := &status{Units: parseUnits(string(out)), Queue: make(map[string]int)}
+	err = showq.List(ctx, showq.Path, func(e *showq.Entry) error {
+		s.Queue[e.Queue.String()]++
+		return nil
+	})
+	var off *ipc.UnavailableError
+	switch {
+	case errors.As(err, &off):
+		s.Note = "not known: posthouse-showq.socket is off"
+	case err != nil:
+		return nil, err
+	}
+	return s, nil
+}
+
+// parseUnits reads what systemctl show prints: properties, an empty line
+// between units.
+func parseUnits(text string) []unit {
+	var units []unit
+	for block := range strings.SplitSeq(strings.TrimSpace(text), "\n\n") {
+		var u unit
+		for line := range strings.Lines(block) {
+			key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+			switch key {
+			case "Id":
+				u.Name = value
+			case "UnitFileState":
+				u.Enabled = value
+			case "ActiveState":
+				u.Active = value
+			}
+		}
+		if u.Name != "" {
+			units = append(units, u)
+		}
+	}
+	slices.SortFunc(units, func(a, b unit) int { return strings.Compare(a.Name, b.Name) })
+	return units
+}

@@ -1,0 +1,145 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"path/filepath"
+	"strings"
+
+	osuser "os/user"
+
+	"posthouse/pkg/addr"
+	"posthouse/pkg/cli"
+	"posthouse/pkg/config"
+	"posthouse/pkg/users"
+)
+
+// mailOwner is the one owner of all virtual mailboxes.
+const mailOwner = "_ph-virtual"
+
+func userCommand(dir *string) *cli.Command {
+	file := func() *users.File { return users.NewFile(filepath.Join(config.TablesDir(*dir), "users")) }
+	return &cli.Command{Name: "user", Summary: "virtual users", Subs: []*cli.Command{
+		addUserCommand(dir, file), listUsersCommand(file),
+		{
+			Name: "delete", Args: "ADDRESS", Summary: "remove a virtual user; the mailbox stays",
+			Run: oneUser(func(std cli.Streams, m addr.Mailbox) error { return file().Delete(m) }),
+		},
+		{
+			Name: "passwd", Args: "ADDRESS", Summary: "give a virtual user another password, read from standard input",
+			Run: oneUser(func(std cli.Streams, m addr.Mailbox) error {
+				hash, err := readPassword(std)
+				if err != nil {
+					return err
+				}
+				return file().SetPassword(m, hash)
+			}),
+		},
+	}}
+}
+
+// oneUser makes a Run of what is done to one address.
+func oneUser(do func(cli.Streams, addr.Mailbox) error) func(context.Context, cli.Streams, []string) int {
+	return func(_ context.Context, std cli.Streams, args []string) int {
+		if len(args) != 1 {
+			return std.Errorf(cli.Usage, "give one address")
+		}
+		m, err := addr.Parse(args[0])
+		if err != nil {
+			return std.Errorf(cli.Usage, "%v", err)
+		}
+		switch err := do(std, m); {
+		case err == nil:
+			return cli.OK
+		case errors.Is(err, fs.ErrPermission):
+			return std.Errorf(cli.NoPerm, "%v", err)
+		case errors.Is(err, users.ErrNone), errors.Is(err, users.ErrExists):
+			return std.Errorf(cli.NoUser, "%v", err)
+		default:
+			return std.Errorf(cli.DataErr, "%v", err)
+		}
+	}
+}
+
+// maxPassword bounds a password, in octets.
+const maxPassword = 1000
+
+// readPassword reads a line and returns its hash.
+func readPassword(std cli.Streams) (string, error) {
+	fmt.Fprint(std.Err, "Password: ")
+	line, err := bufio.NewReader(io.LimitReader(std.In, maxPassword+2)).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return "", fmt.Errorf("read the password: %w", err)
+	}
+	line = strings.TrimRight(line, "\r\n")
+	if line == "" || len(line) > maxPassword {
+		return "", fmt.Errorf("the password is empty, or longer than %d octets", maxPassword)
+	}
+	return users.Hash(line)
+}
+
+func addUserCommand(dir *string, file func() *users.File) *cli.Command {
+	var noPassword bool
+	return &cli.Command{
+		Name: "add", Args: "ADDRESS", Summary: "add a virtual user, with a password that is read from standard input",
+		Flags: func(set *flag.FlagSet) {
+			set.BoolVar(&noPassword, "no-password", false, "add a user who cannot log in, but gets mail")
+		},
+		Run: oneUser(func(std cli.Streams, m addr.Mailbox) error {
+			cfg, err := config.Load(*dir)
+			if err != nil {
+				return err
+			}
+			domain := strings.ToLower(m.Domain())
+			if _, ok := cfg.Domains.Virtual[domain]; !ok {
+				return fmt.Errorf("%s is not a virtual domain: add it to domains.virtual in %s first", domain, filepath.Join(*dir, "posthouse.yaml"))
+			}
+			u := users.User{Address: m, UID: "0", GID: "0", Password: "!", Extra: "userdb_mail=maildir:~/Maildir"}
+			owner, err := osuser.Lookup(mailOwner)
+			if err != nil {
+				return fmt.Errorf("owner of the mail store: %w", err)
+			}
+			u.UID, u.GID = owner.Uid, owner.Gid
+			m = m.Fold()
+			u.Home = filepath.Join(cfg.Virtual.Base, m.Domain(), m.Local())
+			if !noPassword {
+				if u.Password, err = readPassword(std); err != nil {
+					return err
+				}
+			}
+			return file().Add(u)
+		}),
+	}
+}
+
+func listUsersCommand(file func() *users.File) *cli.Command {
+	var asJSON bool
+	return &cli.Command{
+		Name: "list", Summary: "list virtual users",
+		Flags: func(set *flag.FlagSet) { set.BoolVar(&asJSON, "json", false, "one JSON object a line") },
+		Run: func(_ context.Context, std cli.Streams, _ []string) int {
+			list, err := file().List()
+			if err != nil {
+				return std.Errorf(cli.DataErr, "%v", err)
+			}
+			for _, u := range list {
+				var err error
+				if asJSON {
+					err = json.NewEncoder(std.Out).Encode(map[string]string{"address": u.Address.String(), "home": u.Home})
+				} else {
+					_, err = fmt.Fprintln(std.Out, u.Address)
+				}
+				if err != nil {
+					return std.Errorf(cli.IOErr, "%v", err)
+				}
+			}
+			return cli.OK
+		},
+	}
+}

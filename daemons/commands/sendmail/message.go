@@ -1,0 +1,151 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"posthouse/pkg/addr"
+	"posthouse/pkg/header"
+)
+
+// maxHeader bounds the header that -t reads recipients from, in octets.
+const maxHeader = 1 << 20
+
+// input turns what a program writes into the lines of a message: LF or CRLF at
+// the end of a line, mbox lines at the top, and a lone dot at the end unless
+// dots mean nothing.
+type input struct {
+	r          *bufio.Reader
+	ignoreDots bool
+	started    bool
+	start      bool // at the beginning of a line
+	end        bool
+	size       int64
+}
+
+func newInput(r io.Reader, ignoreDots bool) *input {
+	return &input{r: bufio.NewReaderSize(r, 32<<10), ignoreDots: ignoreDots, start: true}
+}
+
+// next returns the next line, or a piece of a long one, ending in CRLF where the
+// line ends; io.EOF at the end.
+func (in *input) next() ([]byte, error) {
+	for {
+		if in.end {
+			return nil, io.EOF
+		}
+		line, err := in.r.ReadSlice('\n')
+		if err != nil && !errors.Is(err, bufio.ErrBufferFull) && !errors.Is(err, io.EOF) {
+			return nil, fmt.Errorf("read the message: %w", err)
+		}
+		in.end = errors.Is(err, io.EOF)
+		if len(line) == 0 {
+			return nil, io.EOF
+		}
+		begins := in.start
+		in.start = !errors.Is(err, bufio.ErrBufferFull)
+		text := bytes.TrimSuffix(line, []byte("\n"))
+		ended := in.start
+		if ended {
+			text = bytes.TrimRight(text, "\r")
+		}
+		if begins && ended && !in.ignoreDots && len(text) == 1 && text[0] == '.' {
+			in.end = true
+			return nil, io.EOF
+		}
+		if begins && !in.started && (bytes.HasPrefix(text, []byte("From ")) || bytes.HasPrefix(text, []byte(">From "))) {
+			continue
+		}
+		in.started = true
+		// A CR within a line would end it for somebody else.
+		out := bytes.ReplaceAll(text, []byte("\r"), []byte(" "))
+		if ended {
+			out = append(bytes.Clone(out), '\r', '\n')
+		}
+		in.size += int64(len(out))
+		return out, nil
+	}
+}
+
+// head is the header of a message, as far as sendmail cares.
+type head struct {
+	raw        []byte // as it came, up to the empty line, that included if it is there
+	recipients []addr.Mailbox
+	hasFrom    bool
+}
+
+// readHead reads the header. With extract it collects the recipients: those of
+// Resent- fields only where there are any (RFC 5322, section 3.6.6).
+func readHead(in *input, extract bool) (*head, error) {
+	h := &head{}
+	var plain, resent []addr.Mailbox
+	anyResent := false
+	s := header.NewSplitter(maxHeader)
+	field := func(f header.Field) error {
+		switch {
+		case f.Is("From"):
+			h.hasFrom = true
+		case extract && (f.Is("To") || f.Is("Cc") || f.Is("Bcc")):
+			list, err := header.ParseAddressList(f.Value())
+			if err != nil {
+				return fmt.Errorf("%s: %w", f.Name(), err)
+			}
+			plain = append(plain, list...)
+		case extract && (f.Is("Resent-To") || f.Is("Resent-Cc") || f.Is("Resent-Bcc")):
+			anyResent = true
+			list, err := header.ParseAddressList(f.Value())
+			if err != nil {
+				return fmt.Errorf("%s: %w", f.Name(), err)
+			}
+			resent = append(resent, list...)
+		}
+		return nil
+	}
+	for !s.Done() {
+		line, err := in.next()
+		if errors.Is(err, io.EOF) {
+			_, err = s.Close(field)
+			if err != nil {
+				return nil, err
+			}
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		h.raw = append(h.raw, line...)
+		if len(h.raw) > maxHeader {
+			return nil, fmt.Errorf("the header is longer than %d octets", maxHeader)
+		}
+		if _, err := s.Feed(line, field); err != nil {
+			return nil, err
+		}
+	}
+	h.recipients = plain
+	if anyResent {
+		h.recipients = resent
+	}
+	return h, nil
+}
+
+// fromField is the From field for a message that has none.
+func fromField(name string, sender addr.Mailbox) string {
+	if sender.IsNull() {
+		return ""
+	}
+	clean := strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return -1
+		}
+		return r
+	}, name)
+	if clean == "" {
+		return "From: " + sender.String() + "\r\n"
+	}
+	quoted := `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(clean) + `"`
+	return "From: " + quoted + " " + sender.Path() + "\r\n"
+}
