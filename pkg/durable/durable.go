@@ -2,7 +2,7 @@
 //
 // A Committer collects what waits while a flush runs, and serves all of it with
 // the next: under load one flush of the disk does for many messages, and a
-// message that comes alone waits for nobody.
+// message that comes alone waits for nobody. Nothing ever waits for company.
 package durable
 
 import (
@@ -14,177 +14,212 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// FS is every operation whose failure can lose mail.
-type FS interface {
-	// Sync makes the data of f, and its size, durable.
-	Sync(f *os.File) error
-	// SyncFS makes everything in the file system of f durable.
-	SyncFS(f *os.File) error
-	// NamesWithData reports whether Sync of a file also makes the name durable
-	// that it has got since it was last synced.
-	NamesWithData(dir *os.File) bool
+// fileSystem is every operation of the kernel whose failure can lose mail.
+type fileSystem interface {
+	// sync makes the data of f, and its size, durable.
+	sync(f *os.File) error
+	// syncAll makes everything in the file system of dir durable.
+	syncAll(dir *os.File) error
+	// writeError reports that data of f could not be written since f was
+	// opened, or since this was last asked. It writes nothing.
+	writeError(f *os.File) error
+	// traits says what dir is on.
+	traits(dir *os.File) (traits, error)
+}
+
+// traits are what a Committer knows of a file system. The zero value promises
+// nothing.
+type traits struct {
+	device        uint64
+	namesWithData bool // fsync of a new or renamed file makes its name durable, too
+	batches       bool // syncfs costs about as much as one fsync
 }
 
 // A batch of up to smallBatch files is synced one by one, at the same time, so
-// that the file system can merge their commits; a larger one by one syncfs.
+// that the file system can merge their commits.
 const smallBatch = 2
 
 // Committer makes files durable.
 type Committer struct {
-	fs     FS
-	always string // "fsync", "syncfs" or "auto"
+	fs  fileSystem
+	how string
 
-	mu      sync.Mutex
-	waiting []*pending
-	running bool
+	mu     sync.Mutex
+	queues map[uint64]*batch // by device, while a flush of it runs: what comes next
 }
 
-type pending struct {
+type batch struct{ waiting []*request }
+
+type request struct {
 	file, dir *os.File
-	done      chan error
+	done      chan error // with room for one
 }
 
 // NewCommitter returns a Committer; how is "fsync" (each file by itself),
-// "syncfs" (the file system, once for a batch) or "auto" (what fits the batch).
-// syncfs also waits for what other programs have written to the file system.
-func NewCommitter(how string) *Committer { return NewCommitterFS(how, kernel{}) }
+// "syncfs" (the file system, once for many files) or "auto" (what fits the number
+// of files and the file system). syncfs also waits for what other programs have
+// written to the file system.
+func NewCommitter(how string) *Committer { return newCommitter(how, kernel{}) }
 
-// NewCommitterFS is NewCommitter on something else than the kernel.
-func NewCommitterFS(how string, fs FS) *Committer { return &Committer{fs: fs, always: how} }
+func newCommitter(how string, fs fileSystem) *Committer {
+	return &Committer{fs: fs, how: how, queues: make(map[uint64]*batch)}
+}
 
-// Commit returns when the data of f and its name in dir are durable. After an
-// error they may be or not, and another attempt must not be trusted: the kernel
-// reports a lost write once.
+// Commit returns when the data of f is durable, and its name in dir. f has been
+// open since before its first octet was written.
+//
+// After an error both may be durable or not. The caller gives the file up: to
+// try again would be wrong, since the kernel reports a lost write once, and then
+// takes the file for clean.
 func (c *Committer) Commit(f, dir *os.File) error {
-	p := &pending{f, dir, make(chan error, 1)}
-	c.mu.Lock()
-	c.waiting = append(c.waiting, p)
-	lead := !c.running
-	c.running = true
-	c.mu.Unlock()
-	if lead {
-		// Whoever comes first works for all until nobody waits.
-		c.flushAll()
+	t, err := c.fs.traits(dir)
+	if err != nil {
+		return err
 	}
-	return <-p.done
-}
-
-// flushAll flushes batches until none is waiting. Once its own file is done it
-// leaves the rest to a goroutine, so that its caller does not wait for others.
-func (c *Committer) flushAll() {
-	batch := c.take()
-	c.flush(batch)
-	c.mu.Lock()
-	more := len(c.waiting) > 0
-	c.running = more
-	c.mu.Unlock()
-	if more {
-		go c.flushRest()
+	if c.how == "fsync" || c.how != "syncfs" && !t.batches {
+		return c.commitOne(f, dir, t)
 	}
-}
-
-func (c *Committer) flushRest() {
-	for {
-		c.flush(c.take())
-		c.mu.Lock()
-		if len(c.waiting) == 0 {
-			c.running = false
-			c.mu.Unlock()
-			return
+	r := &request{f, dir, make(chan error, 1)}
+	c.mu.Lock()
+	b, running := c.queues[t.device]
+	if running {
+		b.waiting = append(b.waiting, r)
+	} else {
+		c.queues[t.device] = &batch{}
+	}
+	c.mu.Unlock()
+	if !running {
+		c.flush([]*request{r}, t)
+		if next := c.next(t.device); next != nil {
+			// This caller has got what it wanted.
+			go c.flushAll(next, t)
 		}
-		c.mu.Unlock()
 	}
+	return <-r.done
 }
 
-func (c *Committer) take() []*pending {
+// next takes what has gathered while a flush ran. With nothing there, the next
+// to come flushes by itself.
+func (c *Committer) next(device uint64) []*request {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	batch := c.waiting
-	c.waiting = nil
-	return batch
+	b := c.queues[device]
+	waiting := b.waiting
+	b.waiting = nil
+	if waiting == nil {
+		delete(c.queues, device)
+	}
+	return waiting
 }
 
-func (c *Committer) flush(batch []*pending) {
-	if c.always == "syncfs" || c.always == "auto" && len(batch) > smallBatch {
-		c.flushTogether(batch)
+func (c *Committer) flushAll(requests []*request, t traits) {
+	for requests != nil {
+		c.flush(requests, t)
+		requests = c.next(t.device)
+	}
+}
+
+// flush serves requests on one file system, each with its own verdict.
+func (c *Committer) flush(requests []*request, t traits) {
+	if c.how == "syncfs" || len(requests) > smallBatch {
+		c.commitAll(requests)
 		return
 	}
 	var wg sync.WaitGroup
-	for _, p := range batch[1:] {
-		wg.Go(func() { p.done <- c.flushOne(p) })
+	for _, r := range requests[1:] {
+		wg.Go(func() { r.done <- c.commitOne(r.file, r.dir, t) })
 	}
-	batch[0].done <- c.flushOne(batch[0])
+	requests[0].done <- c.commitOne(requests[0].file, requests[0].dir, t)
 	wg.Wait()
 }
 
-func (c *Committer) flushOne(p *pending) error {
-	if err := c.fs.Sync(p.file); err != nil {
+func (c *Committer) commitOne(f, dir *os.File, t traits) error {
+	if err := c.fs.sync(f); err != nil {
 		return fmt.Errorf("fsync: %w", err)
 	}
-	if c.fs.NamesWithData(p.dir) {
+	if t.namesWithData {
 		return nil
 	}
-	if err := c.fs.Sync(p.dir); err != nil {
+	if err := c.fs.sync(dir); err != nil {
 		return fmt.Errorf("fsync of the directory: %w", err)
 	}
 	return nil
 }
 
-// flushTogether syncs each file system that the batch is on, once. Its error is
-// that of every file on it: the kernel does not say whose data was lost. Since
-// Linux 5.8 syncfs reports a write that has failed since the descriptor that it
-// is called on was opened; the oldest of the batch is the first, and the data of
-// all the others was written after that one was opened or fails in the call.
-func (c *Committer) flushTogether(batch []*pending) {
-	results := make(map[uint64]error)
-	for _, p := range batch {
-		dev, err := device(p.file)
+// commitAll serves requests with one syncfs. If that fails nobody knows for
+// whom, so it has failed for all of them.
+//
+// When it succeeds each file is asked for its own error. syncfs reports, since
+// Linux 5.8, that a write failed anywhere on the file system since the descriptor
+// was opened or last asked; but the kernel may have tried to write a large file
+// long before its turn, and then a syncfs for others has been told of it, or the
+// descriptor that is used now is too young. The error that is kept with the open
+// file misses nothing.
+func (c *Committer) commitAll(requests []*request) {
+	all := c.fs.syncAll(requests[0].dir)
+	for _, r := range requests {
+		err := all
 		if err == nil {
-			if _, ok := results[dev]; !ok {
-				results[dev] = c.fs.SyncFS(p.file)
-			}
-			err = results[dev]
+			err = c.fs.writeError(r.file)
 		}
 		if err != nil {
 			err = fmt.Errorf("syncfs: %w", err)
 		}
-		p.done <- err
+		r.done <- err
 	}
 }
 
-func device(f *os.File) (uint64, error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return 0, fmt.Errorf("stat: %w", err)
-	}
-	return st.Dev, nil
-}
-
-// kernel is the real FS.
+// kernel is the real fileSystem.
 type kernel struct{}
 
-func (kernel) Sync(f *os.File) error { return f.Sync() }
+func (kernel) sync(f *os.File) error { return f.Sync() }
 
-func (kernel) SyncFS(f *os.File) error {
-	for {
-		err := unix.Syncfs(int(f.Fd()))
-		if !errors.Is(err, unix.EINTR) {
-			return err
-		}
-	}
+func (kernel) syncAll(dir *os.File) error {
+	return retry(dir, func(fd int) error { return unix.Syncfs(fd) })
 }
 
-// NamesWithData knows the journaling file systems whose fsync of a file commits
-// the transaction that gave it its name. POSIX does not promise that, so on any
-// other file system the directory is synced too.
-func (kernel) NamesWithData(dir *os.File) bool {
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(int(dir.Fd()), &st); err != nil {
-		return false
+// writeError waits for writes that are under way, of which there are none after
+// a syncfs; what matters is that this system call, like fsync, reports the errors
+// of the file since they were last reported.
+func (kernel) writeError(f *os.File) error {
+	return retry(f, func(fd int) error { return unix.SyncFileRange(fd, 0, 0, unix.SYNC_FILE_RANGE_WAIT_BEFORE) })
+}
+
+// traits knows the journaling file systems whose fsync commits the transaction
+// that gave a file its name. POSIX does not promise that. ext2 and ext3 have
+// the number of ext4, whose driver serves them and syncs the directory where
+// there is no journal. A syncfs on btrfs is a commit of all its trees, far dearer
+// than an fsync.
+func (kernel) traits(dir *os.File) (traits, error) {
+	var st unix.Stat_t
+	var fs unix.Statfs_t
+	err := retry(dir, func(fd int) error { return errors.Join(unix.Fstat(fd, &st), unix.Fstatfs(fd, &fs)) })
+	if err != nil {
+		return traits{}, fmt.Errorf("file system: %w", err)
 	}
-	switch int64(st.Type) {
-	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.TMPFS_MAGIC:
-		return true
+	t := traits{device: st.Dev}
+	switch int64(fs.Type) {
+	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC:
+		t.namesWithData, t.batches = true, true
+	case unix.BTRFS_SUPER_MAGIC, unix.TMPFS_MAGIC:
+		t.namesWithData = true
 	}
-	return false
+	return t, nil
+}
+
+// retry makes a system call on f until no signal interrupts it.
+func retry(f *os.File, call func(fd int) error) error {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	for {
+		var inner error
+		if err := raw.Control(func(fd uintptr) { inner = call(int(fd)) }); err != nil {
+			return err
+		}
+		if !errors.Is(inner, unix.EINTR) {
+			return inner
+		}
+	}
 }

@@ -5,26 +5,31 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"testing"
 )
 
-// fakeFS records what is durable, and fails at one call.
+// fakeFS records what is durable, and fails where it is told to.
 type fakeFS struct {
-	mu      sync.Mutex
-	calls   int
-	failAt  int
-	names   bool
-	data    map[*os.File]bool // synced alone
-	whole   int               // calls of SyncFS
-	release chan struct{}     // nil: calls do not block
+	traitsOf traits
+	failAt   int                // the call of sync or syncAll that fails, from 1
+	lost     map[*os.File]bool  // files with a write error of their own
+	gate     chan chan struct{} // nil: flushes do not wait
+
+	mu     sync.Mutex
+	calls  int
+	synced map[*os.File]int
+	whole  int
 }
 
 var errDisk = errors.New("disk")
 
 func (f *fakeFS) call() error {
-	if f.release != nil {
-		<-f.release
+	if f.gate != nil {
+		open := make(chan struct{})
+		f.gate <- open
+		<-open
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -35,164 +40,248 @@ func (f *fakeFS) call() error {
 	return nil
 }
 
-func (f *fakeFS) Sync(file *os.File) error {
-	if err := f.call(); err != nil {
-		return err
-	}
+func (f *fakeFS) sync(file *os.File) error {
+	err := f.call()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.data[file] = true
+	if f.synced == nil {
+		f.synced = make(map[*os.File]int)
+	}
+	f.synced[file]++
+	return err
+}
+
+func (f *fakeFS) syncAll(*os.File) error {
+	err := f.call()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.whole++
+	return err
+}
+
+func (f *fakeFS) writeError(file *os.File) error {
+	if f.lost[file] {
+		return errDisk
+	}
 	return nil
 }
 
-func (f *fakeFS) SyncFS(*os.File) error {
-	f.mu.Lock()
-	f.whole++
-	f.mu.Unlock()
-	return f.call()
-}
+func (f *fakeFS) traits(*os.File) (traits, error) { return f.traitsOf, nil }
 
-func (f *fakeFS) NamesWithData(*os.File) bool { return f.names }
-
-func newFile(t testing.TB, n int) *os.File {
-	t.Helper()
-	f, err := os.Create(filepath.Join(t.TempDir(), fmt.Sprint(n)))
-	if err != nil {
-		t.Fatal(err)
+func files(n int) []*os.File {
+	list := make([]*os.File, n)
+	for i := range list {
+		list[i] = new(os.File)
 	}
-	t.Cleanup(func() { f.Close() })
-	return f
+	return list
 }
 
 func TestOne(t *testing.T) {
-	file, dir := newFile(t, 1), newFile(t, 2)
-	for _, names := range []bool{true, false} {
-		for failAt := range 4 {
-			fs := &fakeFS{names: names, failAt: failAt, data: map[*os.File]bool{}}
-			err := NewCommitterFS("auto", fs).Commit(file, dir)
-			steps := 2
-			if names {
-				steps = 1
+	file, dir := new(os.File), new(os.File)
+	for _, how := range []string{"auto", "fsync", "nonsense"} {
+		for _, tr := range []traits{{}, {namesWithData: true}, {namesWithData: true, batches: true}} {
+			for failAt := range 3 {
+				fs := &fakeFS{traitsOf: tr, failAt: failAt}
+				err := newCommitter(how, fs).Commit(file, dir)
+				steps := 2
+				if tr.namesWithData {
+					steps = 1
+				}
+				if failed := failAt >= 1 && failAt <= steps; failed != errors.Is(err, errDisk) {
+					t.Errorf("%s, %+v, fail at %d: %v", how, tr, failAt, err)
+				}
+				if err == nil && (fs.synced[file] != 1 || (fs.synced[dir] == 1) == tr.namesWithData || fs.whole != 0) {
+					t.Errorf("%s, %+v: synced %v", how, tr, fs.synced)
+				}
+				if err != nil && fs.synced[file] != 1 {
+					t.Errorf("%s, %+v: fsync was tried again after an error", how, tr)
+				}
 			}
-			if failed := failAt >= 1 && failAt <= steps; failed != errors.Is(err, errDisk) {
-				t.Errorf("names %v, fail at %d: %v", names, failAt, err)
-			}
-			if err == nil && (!fs.data[file] || fs.data[dir] == names) {
-				t.Errorf("names %v: synced %v", names, fs.data)
-			}
+		}
+	}
+}
+
+// commitDuringFlush has a first file flushed, and commits n more while that
+// flush runs; it returns their verdicts.
+func commitDuringFlush(fs *fakeFS, how string, list []*os.File) []error {
+	fs.gate = make(chan chan struct{})
+	c := newCommitter(how, fs)
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = c.Commit(new(os.File), new(os.File)) })
+	first := <-fs.gate
+	errs := make([]error, len(list))
+	for i, f := range list {
+		wg.Go(func() { errs[i] = c.Commit(f, new(os.File)) })
+	}
+	for waiting := 0; waiting < len(list); runtime.Gosched() {
+		c.mu.Lock()
+		waiting = len(c.queues[fs.traitsOf.device].waiting)
+		c.mu.Unlock()
+	}
+	close(first)
+	done := make(chan struct{})
+	go func() {
+		wg.Wait()
+		close(done)
+	}()
+	for {
+		select {
+		case open := <-fs.gate:
+			close(open)
+		case <-done:
+			return errs
 		}
 	}
 }
 
 // TestBatch: while a flush runs, those who come wait for one more, all together.
 func TestBatch(t *testing.T) {
-	const n = 50
-	for _, failAt := range []int{0, 2} {
-		fs := &fakeFS{names: true, failAt: failAt, data: map[*os.File]bool{}, release: make(chan struct{})}
-		c := NewCommitterFS("auto", fs)
-		dir := newFile(t, 0)
-		errs := make(chan error, n)
-		first := newFile(t, 1)
-		go func() { errs <- c.Commit(first, dir) }()
-		fs.release <- struct{}{} // the first runs alone
-		if err := <-errs; err != nil {
-			t.Fatal(err)
-		}
-		go func() { errs <- c.Commit(first, dir) }()
-		waitFor(c, func() bool { return c.running && len(c.waiting) == 0 })
-		var files []*os.File
-		for i := range n {
-			files = append(files, newFile(t, i))
-		}
-		for _, f := range files {
-			go func() { errs <- c.Commit(f, dir) }()
-		}
-		waitFor(c, func() bool { return len(c.waiting) == n })
-		close(fs.release)
-		failed := 0
-		for range n + 1 {
-			if err := <-errs; err != nil {
-				failed++
+	ext4 := traits{device: 1, namesWithData: true, batches: true}
+	for _, tt := range []struct {
+		how          string
+		traits       traits
+		n            int
+		whole, calls int
+	}{
+		{"auto", ext4, 1, 0, 2},
+		{"auto", ext4, smallBatch, 0, 1 + smallBatch},
+		{"auto", ext4, smallBatch + 1, 1, 2},
+		{"auto", ext4, 50, 1, 2},
+		{"syncfs", ext4, 1, 2, 2},
+		{"syncfs", traits{}, 50, 2, 2},
+	} {
+		fs := &fakeFS{traitsOf: tt.traits}
+		for i, err := range commitDuringFlush(fs, tt.how, files(tt.n)) {
+			if err != nil {
+				t.Errorf("%+v: file %d: %v", tt, i, err)
 			}
 		}
-		if fs.whole != 1 {
-			t.Errorf("%d calls of syncfs for %d files", fs.whole, n)
-		}
-		if want := map[int]int{0: 0, 2: 1}[failAt]; failed != want {
-			t.Errorf("fail at %d: %d of %d failed", failAt, failed, n)
-		}
-	}
-	// The error of a syncfs is everybody's.
-	fs := &fakeFS{failAt: 1, data: map[*os.File]bool{}}
-	c := NewCommitterFS("syncfs", fs)
-	batch := []*pending{{newFile(t, 1), newFile(t, 2), make(chan error, 1)}, {newFile(t, 3), newFile(t, 4), make(chan error, 1)}}
-	c.flush(batch)
-	for _, p := range batch {
-		if err := <-p.done; !errors.Is(err, errDisk) {
-			t.Errorf("%v", err)
+		if fs.whole != tt.whole || fs.calls != tt.calls {
+			t.Errorf("%+v: %d calls of syncfs, %d in all", tt, fs.whole, fs.calls)
 		}
 	}
 }
 
-func waitFor(c *Committer, cond func() bool) {
-	for {
-		c.mu.Lock()
-		ok := cond()
-		c.mu.Unlock()
-		if ok {
-			return
+// TestBatchErrors: a failed syncfs is everybody's, a lost write is its file's.
+func TestBatchErrors(t *testing.T) {
+	ext4 := traits{device: 1, namesWithData: true, batches: true}
+	for _, err := range commitDuringFlush(&fakeFS{traitsOf: ext4, failAt: 2}, "auto", files(10)) {
+		if !errors.Is(err, errDisk) {
+			t.Errorf("after a failed syncfs: %v", err)
 		}
+	}
+	list := files(10)
+	for i, err := range commitDuringFlush(&fakeFS{traitsOf: ext4, lost: map[*os.File]bool{list[3]: true}}, "auto", list) {
+		if (i == 3) != errors.Is(err, errDisk) {
+			t.Errorf("file %d: %v", i, err)
+		}
+	}
+	failed := 0
+	for _, err := range commitDuringFlush(&fakeFS{traitsOf: ext4, failAt: 2}, "auto", files(smallBatch)) {
+		if err != nil {
+			failed++
+		}
+	}
+	if failed != 1 {
+		t.Errorf("%d of a small batch failed with one fsync", failed)
+	}
+}
+
+// TestIdle: nothing is left behind when nobody waits.
+func TestIdle(t *testing.T) {
+	c := newCommitter("auto", &fakeFS{traitsOf: traits{batches: true}})
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Go(func() {
+			for range 20 {
+				if err := c.Commit(new(os.File), new(os.File)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for n := 1; n > 0; runtime.Gosched() {
+		c.mu.Lock()
+		n = len(c.queues)
+		c.mu.Unlock()
 	}
 }
 
 func TestKernel(t *testing.T) {
 	for _, how := range []string{"auto", "fsync", "syncfs"} {
-		dir, err := os.Open(t.TempDir())
+		path := t.TempDir()
+		dir, err := os.Open(path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer dir.Close()
-		if err := NewCommitter(how).Commit(newFile(t, 1), dir); err != nil {
-			t.Errorf("%s: %v", how, err)
+		c := NewCommitter(how)
+		var wg sync.WaitGroup
+		for i := range 20 {
+			wg.Go(func() {
+				f, err := os.Create(filepath.Join(path, fmt.Sprint(i)))
+				if err == nil {
+					_, err = f.WriteString("content")
+				}
+				if err == nil {
+					err = c.Commit(f, dir)
+				}
+				if err != nil {
+					t.Errorf("%s: %v", how, err)
+				}
+				f.Close()
+				if err := c.Commit(f, dir); err == nil {
+					t.Errorf("%s: a closed file was made durable", how)
+				}
+			})
 		}
+		wg.Wait()
+		dir.Close()
 	}
 }
 
 func BenchmarkCommit(b *testing.B) {
-	for _, writers := range []int{1, 10, 50} {
-		b.Run(fmt.Sprint(writers), func(b *testing.B) {
-			path := b.TempDir()
-			dir, err := os.Open(path)
-			if err != nil {
-				b.Fatal(err)
+	for _, how := range []string{"auto", "fsync", "syncfs"} {
+		for _, writers := range []int{1, 2, 3, 10, 50} {
+			b.Run(fmt.Sprintf("%s/writers=%d", how, writers), func(b *testing.B) { benchmarkCommit(b, how, writers) })
+		}
+	}
+}
+
+func benchmarkCommit(b *testing.B, how string, writers int) {
+	path := b.TempDir()
+	dir, err := os.Open(path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer dir.Close()
+	c := NewCommitter(how)
+	next := make(chan int)
+	content := make([]byte, 4096)
+	var wg sync.WaitGroup
+	for range writers {
+		wg.Go(func() {
+			for i := range next {
+				f, err := os.Create(filepath.Join(path, fmt.Sprint(i)))
+				if err != nil {
+					b.Error(err)
+					continue
+				}
+				if _, err := f.Write(content); err != nil {
+					b.Error(err)
+				}
+				if err := c.Commit(f, dir); err != nil {
+					b.Error(err)
+				}
+				f.Close()
 			}
-			defer dir.Close()
-			c := NewCommitter("auto")
-			next := make(chan int)
-			var wg sync.WaitGroup
-			for range writers {
-				wg.Go(func() {
-					for i := range next {
-						f, err := os.Create(filepath.Join(path, fmt.Sprint(i)))
-						if err != nil {
-							b.Error(err)
-							continue
-						}
-						if _, err := f.Write(make([]byte, 4096)); err != nil {
-							b.Error(err)
-						}
-						if err := c.Commit(f, dir); err != nil {
-							b.Error(err)
-						}
-						f.Close()
-					}
-				})
-			}
-			for i := range b.N {
-				next <- i
-			}
-			close(next)
-			wg.Wait()
 		})
 	}
+	b.ResetTimer()
+	for i := range b.N {
+		next <- i
+	}
+	close(next)
+	wg.Wait()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "files/s")
 }
