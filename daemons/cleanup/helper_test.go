@@ -1,0 +1,299 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"posthouse/pkg/addr"
+	"posthouse/pkg/config"
+	"posthouse/pkg/dsn"
+	"posthouse/pkg/durable"
+	"posthouse/pkg/envelope"
+	"posthouse/pkg/ipc"
+	"posthouse/pkg/maillog"
+	"posthouse/pkg/protocol/arrival"
+	"posthouse/pkg/protocol/cleanup"
+	"posthouse/pkg/protocol/rewrite"
+	"posthouse/pkg/queue"
+	"posthouse/pkg/queueid"
+)
+
+func mbox(t testing.TB, s string) addr.Mailbox {
+	t.Helper()
+	m, err := addr.Parse(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// arrivalTime is when every test message arrives.
+var arrivalTime = time.Date(2026, 3, 4, 5, 6, 7, 890000, time.UTC)
+
+// fromNetwork is an envelope as smtpd makes it.
+func fromNetwork(t testing.TB, to ...string) *envelope.Envelope {
+	e := &envelope.Envelope{
+		Arrival: arrivalTime, Sender: mbox(t, "s@example.com"),
+		Trace: envelope.Trace{
+			Protocol: "ESMTP", Helo: "client.example", ClientName: "host.example", ClientAddr: netip.MustParseAddr("192.0.2.1"),
+		},
+	}
+	for _, r := range to {
+		e.Recipients = append(e.Recipients, envelope.Recipient{Address: mbox(t, r), Original: mbox(t, r)})
+	}
+	return e
+}
+
+// fromLocal is an envelope as pickup makes it.
+func fromLocal(t testing.TB, to ...string) *envelope.Envelope {
+	e := fromNetwork(t, to...)
+	e.Trace = envelope.Trace{Origin: envelope.FromLocal, UID: 1000}
+	return e
+}
+
+// testLog is a mail log that remembers.
+type testLog struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (l *testLog) Info(_ maillog.Fields, format string, args ...any) { l.add(format, args) }
+
+func (l *testLog) Warn(_ maillog.Fields, format string, args ...any) {
+	l.add("warning: "+format, args)
+}
+
+func (l *testLog) add(format string, args []any) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lines = append(l.lines, fmt.Sprintf(format, args...))
+}
+
+func (l *testLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Join(l.lines, "\n")
+}
+
+// testRewrite completes with example.org and expands by a map.
+type testRewrite struct {
+	aliases map[string][]string
+	refuse  map[string]*dsn.Error
+	fail    error
+	garble  func([]rewrite.Answer) []rewrite.Answer
+
+	mu    sync.Mutex
+	asked []rewrite.Request
+}
+
+func (r *testRewrite) Ask(_ context.Context, q rewrite.Request) ([]rewrite.Answer, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.asked = append(r.asked, q)
+	if r.fail != nil {
+		return nil, r.fail
+	}
+	answers := make([]rewrite.Answer, len(q.Addresses))
+	for i, m := range q.Addresses {
+		full := m
+		if full.Domain() == "" {
+			full, _ = m.WithDomain("example.org")
+		}
+		a := &answers[i]
+		a.Addresses = []addr.Mailbox{full}
+		if q.Op != rewrite.Expand {
+			continue
+		}
+		if a.Err = r.refuse[full.String()]; a.Err != nil {
+			a.Addresses = nil
+			continue
+		}
+		if targets, ok := r.aliases[full.String()]; ok {
+			a.Addresses = nil
+			for _, text := range targets {
+				to, err := addr.Parse(text)
+				if err != nil {
+					return nil, err
+				}
+				a.Addresses = append(a.Addresses, to)
+			}
+		}
+	}
+	if r.garble != nil {
+		answers = r.garble(answers)
+	}
+	return answers, nil
+}
+
+// serve accepts connections at a new socket and has handle called for each
+// message; it returns the path of the socket.
+func serve(t testing.TB, p ipc.Protocol, handle func(c *ipc.Conn, msg []byte) error) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "ph") // t.TempDir is too long for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "socket")
+	ln, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var conns sync.WaitGroup
+	t.Cleanup(func() {
+		ln.Close()
+		os.RemoveAll(dir)
+	})
+	conns.Go(func() {
+		for {
+			nc, err := ln.AcceptUnix()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer nc.Close()
+				c := ipc.NewConn(nc)
+				err := ipc.Greet(c, p)
+				for err == nil {
+					var msg []byte
+					if msg, err = c.Receive(cleanup.MaxRequest); err == nil {
+						err = handle(c, msg)
+					}
+				}
+			}()
+		}
+	})
+	return path
+}
+
+// system is a cleanup with everything around it.
+type system struct {
+	*service
+	cfg      *config.Config
+	client   *cleanup.Client
+	path     string
+	log      *testLog
+	rewrite  *testRewrite
+	incoming string
+
+	mu      sync.Mutex
+	notices []queueid.ID
+}
+
+// newSystem runs cleanup on a directory, with rewrite and qmgr behind sockets.
+func newSystem(t testing.TB) *system {
+	t.Helper()
+	cfg, err := config.Load(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Hostname = "mx.example.org"
+	cfg.Limits.MessageSize = 1 << 20
+	s := &system{cfg: cfg, log: &testLog{}, rewrite: &testRewrite{}, incoming: t.TempDir()}
+	dir, err := queue.OpenDirectory(s.incoming)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { dir.Close() })
+	rewritePath := serve(t, rewrite.Protocol, func(c *ipc.Conn, msg []byte) error {
+		q, err := rewrite.DecodeRequest(msg)
+		if err != nil {
+			return err
+		}
+		answers, err := s.rewrite.Ask(context.Background(), q)
+		if err != nil {
+			return err
+		}
+		m := ipc.NewMessage()
+		rewrite.EncodeAnswers(m, answers)
+		return c.Send(m)
+	})
+	qmgr := serve(t, arrival.Protocol, func(_ *ipc.Conn, msg []byte) error {
+		ids, err := arrival.Decode(msg)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.notices = append(s.notices, ids...)
+		return err
+	})
+	notices := newNotifier(qmgr, filepath.Join(t.TempDir(), "fifo"), s.log)
+	t.Cleanup(notices.close)
+	s.service = &service{
+		config: func() *config.Config { return s.cfg }, rewrite: rewrite.NewClient(rewritePath), log: s.log, now: time.Now,
+		arrived: notices.add, spool: &diskSpool{dir: dir, committer: durable.NewCommitter("auto")},
+	}
+	s.path = serve(t, cleanup.Protocol, func(c *ipc.Conn, msg []byte) error { return s.handle(t.Context(), c, msg, nil) })
+	s.client = cleanup.NewClient(s.path)
+	return s
+}
+
+// submit sends a whole message.
+func (s *system) submit(t testing.TB, e *envelope.Envelope, content string) (queueid.ID, error) {
+	t.Helper()
+	tx, err := s.client.Begin(t.Context(), e)
+	if err != nil {
+		return queueid.ID{}, err
+	}
+	if _, err := tx.Write([]byte(content)); err != nil {
+		return tx.ID, err
+	}
+	return tx.ID, tx.Commit()
+}
+
+// read returns what the queue file of id says.
+func (s *system) read(t testing.TB, id queueid.ID) (*queue.Message, string) {
+	t.Helper()
+	m, content, err := readMessage(filepath.Join(s.incoming, id.String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m, content
+}
+
+// readMessage reads a queue file and checks all of it.
+func readMessage(path string) (*queue.Message, string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, "", err
+	}
+	defer f.Close()
+	m, err := queue.Read(f)
+	if err != nil {
+		return nil, "", err
+	}
+	if err := m.CheckContent(f); err != nil {
+		return nil, "", err
+	}
+	b := make([]byte, m.Length)
+	if _, err := f.ReadAt(b, m.Offset); err != nil {
+		return nil, "", err
+	}
+	return m, string(b), nil
+}
+
+// empty checks that nothing is left in incoming/.
+func (s *system) empty(t testing.TB) {
+	t.Helper()
+	list, err := os.ReadDir(s.incoming)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range list {
+		t.Errorf("%s was left in incoming", e.Name())
+	}
+}
+
+// wantStatus checks a refusal.
+func wantStatus(t testing.TB, what string, err error, status string) {
+	t.Helper()
+	e, ok := err.(*dsn.Error)
+	if !ok || e.Status.String() != status {
+		t.Errorf("%s: %v, want a refusal with %s", what, err, status)
+	}
+}
