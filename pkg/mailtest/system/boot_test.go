@@ -1,0 +1,100 @@
+//go:build system
+
+// Package system tests the packages as they are installed, in booted machines.
+package system
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"posthouse/pkg/mailtest"
+)
+
+// suites are the Debian releases that are supported.
+var suites = []string{"bookworm", "trixie"}
+
+// TestBoot: the package installs into a running system, nothing listens to the
+// network, every local socket is there, no process is; purged, all is gone.
+func TestBoot(t *testing.T) {
+	for _, suite := range suites {
+		t.Run(suite, func(t *testing.T) {
+			t.Parallel()
+			m := mailtest.Boot(t, mailtest.Options{Suite: suite, Bare: true})
+			before := traces(m)
+			m.InstallPackage("")
+
+			if state, failed := systemState(t, m); state != "running" {
+				t.Errorf("the system is %s: %s", state, failed)
+			}
+			if got := m.Run("dpkg-query", "-W", "-f", "${Status}", "posthouse"); got != "install ok installed" {
+				t.Errorf("status of the package: %s", got)
+			}
+			if open := m.Run("ss", "-Htuln"); open != "" {
+				t.Errorf("listens to the network: %s", open)
+			}
+			testSockets(t, m)
+			if active := m.Run("systemctl", "list-units", "--no-legend", "--state=active,activating", "posthouse-*.service"); active != "" {
+				t.Errorf("resident after installation: %s", active)
+			}
+
+			m.Run("dpkg", "--purge", "posthouse")
+			m.Settle()
+			if after := traces(m); after != before {
+				t.Errorf("before:\n%s\nafter dpkg --purge:\n%s", before, after)
+			}
+			if kills := m.SeccompKills(); len(kills) > 0 {
+				t.Errorf("forbidden system calls:\n%s", strings.Join(kills, "\n"))
+			}
+		})
+	}
+}
+
+// systemState returns systemd's verdict and the units that failed.
+func systemState(t *testing.T, m *mailtest.Machine) (state, failed string) {
+	t.Helper()
+	// Its status is not 0 when the system is degraded.
+	r, err := m.Try("systemctl", "is-system-running")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(r.Stdout), m.Run("systemctl", "--failed", "--no-legend")
+}
+
+// testSockets: the sockets that the preset enables are active, all others not.
+func testSockets(t *testing.T, m *mailtest.Machine) {
+	t.Helper()
+	enabled := make(map[string]bool)
+	for line := range strings.Lines(m.ReadFile("/usr/lib/systemd/system-preset/50-posthouse.preset")) {
+		if f := strings.Fields(line); len(f) == 2 && f[0] == "enable" {
+			enabled[f[1]] = true
+		}
+	}
+	units := strings.Fields(m.Script("cd /usr/lib/systemd/system && ls -d posthouse-*.socket"))
+	if len(units) == 0 {
+		t.Fatal("the package has no sockets")
+	}
+	for _, unit := range units {
+		state := strings.TrimSpace(m.Run("systemctl", "show", "-P", "ActiveState", unit))
+		want := "inactive"
+		if enabled[unit] {
+			want = "active"
+		}
+		if state != want {
+			t.Errorf("%s is %s, not %s", filepath.Base(unit), state, want)
+		}
+	}
+}
+
+// traces lists all that a package may leave: files outside of what dpkg, systemd
+// and the test write, users, groups and units.
+func traces(m *mailtest.Machine) string {
+	return m.Script(`
+		find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /tmp -o -path /run -o -path /root -o -path /var/log \
+			-o -path /var/lib/dpkg -o -path /var/lib/systemd -o -path /var/cache -o -path /var/tmp \) -prune -o -print |
+			grep -v -e '^/etc/passwd-$' -e '^/etc/group-$' -e '^/etc/shadow-$' -e '^/etc/gshadow-$' | sort
+		find /run/posthouse* /var/lib/systemd/deb-systemd-helper* /var/lib/dpkg/info -name '*posthouse*' 2>/dev/null | sort
+		cut -d: -f1 /etc/passwd /etc/group | sort
+		systemctl list-units --all --plain --no-legend 'posthouse*' | cut -d' ' -f1
+		ls -d /etc/.pwd.lock /etc/mail* 2>/dev/null || true`)
+}
