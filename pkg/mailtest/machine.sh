@@ -43,6 +43,8 @@ gone() {
 	done
 }
 
+mounted() { grep -q " $1 " /proc/self/mounts; }
+
 # A cgroup of its own. Without one, on a host without systemd, all machines share one, and stopping a service in one
 # kills the services of the others.
 cgroups() {
@@ -73,6 +75,7 @@ up() {
 	if alive "$dir/nspawn"; then die "$name is up"; fi
 	down "$name"
 	overlay=${OVERLAY:-/var/tmp}/posthouse-test.$name
+	if mounted "$overlay/root"; then die "$overlay is in use by a machine that is not on record in $state"; fi
 	rm -rf --one-file-system "$overlay"
 	mkdir -p "$dir" "$overlay/upper" "$overlay/work" "$overlay/root"
 	chmod 700 "$dir" "$overlay"
@@ -122,9 +125,11 @@ booted() {
 run() {
 	alive "$state/$1/leader" || die "$1 is not up"
 	shift
+	term=dumb
+	if [ -t 0 ]; then term=${TERM:-dumb}; fi
 	# All namespaces and the root of PID 1. Commands end with the machine; they are not in a cgroup of its own.
 	nsenter -t "$pid" -a -r -w -- env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-		HOME=/root LANG=C.UTF-8 TERM=dumb SYSTEMD_PAGER= SYSTEMD_COLORS=0 "$@"
+		HOME=/root LANG=C.UTF-8 TERM="$term" SYSTEMD_PAGER= SYSTEMD_COLORS=0 "$@"
 }
 
 down() {
@@ -140,7 +145,7 @@ down() {
 	gone "$dir/nspawn" 5 && gone "$dir/leader" 5 || die "$1 does not end"
 	if [ -s "$dir/overlay" ]; then
 		overlay=$(cat "$dir/overlay")
-		if grep -q " $overlay/root " /proc/self/mounts; then
+		if mounted "$overlay/root"; then
 			umount "$overlay/root" 2>/dev/null || { sleep 1; umount "$overlay/root"; } || umount -l "$overlay/root"
 		fi
 		rm -rf --one-file-system "$overlay"

@@ -5,8 +5,10 @@ package system
 
 import (
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"posthouse/pkg/mailtest"
 )
@@ -22,6 +24,8 @@ func TestBoot(t *testing.T) {
 			t.Parallel()
 			m := mailtest.Boot(t, mailtest.Options{Suite: suite, Bare: true})
 			before := traces(m)
+			// The timer may start qmgr at any time; then it has to go away again.
+			m.WriteFile("/etc/posthouse/conf.d/idle.yaml", "daemons:\n  qmgr:\n    max_idle: 100ms\n", 0o644)
 			m.InstallPackage("")
 
 			if state, failed := systemState(t, m); state != "running" {
@@ -34,14 +38,18 @@ func TestBoot(t *testing.T) {
 				t.Errorf("listens to the network: %s", open)
 			}
 			testSockets(t, m)
-			if active := m.Run("systemctl", "list-units", "--no-legend", "--state=active,activating", "posthouse-*.service"); active != "" {
-				t.Errorf("resident after installation: %s", active)
-			}
+			m.WaitFor("no daemon to be resident", time.Minute, func() bool {
+				return m.Run("systemctl", "list-units", "--no-legend", "--state=active,activating,deactivating", "posthouse-*.service") == ""
+			})
 
 			m.Run("dpkg", "--purge", "posthouse")
 			m.Settle()
-			if after := traces(m); after != before {
-				t.Errorf("before:\n%s\nafter dpkg --purge:\n%s", before, after)
+			after := traces(m)
+			for _, trace := range missing(after, before) {
+				t.Errorf("left by dpkg --purge: %s", trace)
+			}
+			for _, trace := range missing(before, after) {
+				t.Errorf("taken by dpkg --purge: %s", trace)
 			}
 			if kills := m.SeccompKills(); len(kills) > 0 {
 				t.Errorf("forbidden system calls:\n%s", strings.Join(kills, "\n"))
@@ -87,14 +95,19 @@ func testSockets(t *testing.T, m *mailtest.Machine) {
 }
 
 // traces lists all that a package may leave: files outside of what dpkg, systemd
-// and the test write, users, groups and units.
-func traces(m *mailtest.Machine) string {
-	return m.Script(`
+// and the test itself write, users, groups and units.
+func traces(m *mailtest.Machine) []string {
+	return strings.Split(m.Script(`
 		find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /tmp -o -path /run -o -path /root -o -path /var/log \
 			-o -path /var/lib/dpkg -o -path /var/lib/systemd -o -path /var/cache -o -path /var/tmp \) -prune -o -print |
-			grep -v -e '^/etc/passwd-$' -e '^/etc/group-$' -e '^/etc/shadow-$' -e '^/etc/gshadow-$' | sort
-		find /run/posthouse* /var/lib/systemd/deb-systemd-helper* /var/lib/dpkg/info -name '*posthouse*' 2>/dev/null | sort
-		cut -d: -f1 /etc/passwd /etc/group | sort
-		systemctl list-units --all --plain --no-legend 'posthouse*' | cut -d' ' -f1
-		ls -d /etc/.pwd.lock /etc/mail* 2>/dev/null || true`)
+			grep -v '^/etc/\(passwd\|group\|shadow\|gshadow\)-$'
+		find /run /var/lib/systemd /var/lib/dpkg/info /var/cache -xdev -name '*posthouse*'
+		cut -d: -f1 /etc/passwd | sed 's/^/user /'
+		cut -d: -f1 /etc/group | sed 's/^/group /'
+		systemctl list-units --all --plain --no-legend 'posthouse*' | sed 's/ .*//; s/^/unit /'`), "\n")
+}
+
+// missing returns what is in all and not in some.
+func missing(all, some []string) []string {
+	return slices.DeleteFunc(slices.Clone(all), func(s string) bool { return slices.Contains(some, s) })
 }
