@@ -50,7 +50,7 @@ func setup(d *daemon.Daemon) error {
 	go clean.Wake(d.Context())
 	go rewriter.Wake(d.Context())
 	s := &service{
-		config: d.Config, ending: d.Ending, log: d.Log,
+		config: d.Config, stopping: d.Stopping(), log: d.Log,
 		resolver: resolve.NewClient(resolve.Path), rewriter: rewriter, queue: cleanupQueue{clean},
 	}
 	d.HandOff()

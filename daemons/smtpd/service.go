@@ -14,7 +14,7 @@ import (
 // service is what all sessions share.
 type service struct {
 	config   func() *config.Config
-	ending   func() bool
+	stopping context.Context
 	log      *maillog.Logger
 	resolver resolver
 	rewriter rewriter
@@ -29,8 +29,8 @@ func (s *service) session(ctx context.Context, c net.Conn, submission bool) {
 		p.ip, p.port = a.Addr().Unmap().WithZone(""), a.Port()
 	}
 	p.trusted = contains(config.Networks(cfg.Trusted), p.ip)
-	// A stop does not wait for a client that is slow to say its next word.
-	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
+	// A stop does not wait for ever for a transaction: the client tries again.
+	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
 	defer stop()
 	stats := smtpserver.Serve(c, smtpserver.Config{
 		Hostname:    cfg.Hostname,
@@ -39,7 +39,7 @@ func (s *service) session(ctx context.Context, c net.Conn, submission bool) {
 		CommandTimeout: time.Duration(cfg.Smtpd.CommandTimeout), SessionTimeout: time.Duration(cfg.Smtpd.SessionTimeout),
 		HeloRequired: cfg.Smtpd.HeloRequired,
 		BareNewline:  contains(config.Networks(cfg.Smtpd.BareNewline), p.ip),
-		Ending:       s.ending,
+		Stop:         s.stopping,
 	}, p)
 	fields := maillog.Fields{"CLIENT": p.ip.String()}
 	if stats.Cause != "" {

@@ -47,6 +47,9 @@ type Daemon struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 
+	stopping context.Context
+	stop     context.CancelFunc
+
 	mu      sync.Mutex // guards what follows
 	room    *sync.Cond
 	ending  bool
@@ -92,6 +95,8 @@ func run(name string, log *maillog.Logger, setup func(*Daemon) error) error {
 		Name: name, Log: log, watcher: watcher, sockets: sockets, limits: watcher.Current().Daemon(name),
 		ctx: ctx, cancel: cancel, lastEnd: time.Now(), idle: make(map[*ipc.Conn]struct{}), end: make(chan string, 16),
 	}
+	d.stopping, d.stop = context.WithCancel(ctx)
+	defer d.stop()
 	d.room = sync.NewCond(&d.mu)
 	if err := setup(d); err != nil {
 		return err
@@ -110,6 +115,10 @@ func (d *Daemon) Config() *config.Config { return d.watcher.Current() }
 
 // Context ends when the daemon has been told to stop at once.
 func (d *Daemon) Context() context.Context { return d.ctx }
+
+// Stopping ends when the daemon has been told to stop, not when it goes by
+// itself: a session ends as soon as its protocol allows it.
+func (d *Daemon) Stopping() context.Context { return d.stopping }
 
 // Hold keeps the daemon from going away by itself until release is called.
 func (d *Daemon) Hold() (release func()) {
@@ -343,6 +352,9 @@ func (d *Daemon) supervise() {
 		d.loops.Go(loop)
 	}
 	why := d.waitForEnd()
+	if why == syscall.SIGTERM.String() {
+		d.stop()
+	}
 	d.mu.Lock()
 	d.ending = true
 	d.room.Broadcast()

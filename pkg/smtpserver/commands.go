@@ -1,0 +1,306 @@
+package smtpserver
+
+import (
+	"errors"
+	"strconv"
+	"strings"
+
+	"posthouse/pkg/addr"
+	"posthouse/pkg/dsn"
+	"posthouse/pkg/envelope"
+)
+
+// verbNames are the verbs in the order in which the log counts them. AUTH and
+// STARTTLS have their place here; a client gets 502 until they are offered.
+var verbNames = [...]string{"helo", "ehlo", "starttls", "auth", "mail", "rcpt", "data", "bdat",
+	"rset", "noop", "vrfy", "etrn", "expn", "help", "quit", "unknown"}
+
+var handlers = [...]func(*engine, string) (bool, error){
+	(*engine).helo, (*engine).ehlo, (*engine).missing, (*engine).missing, (*engine).mailFrom, (*engine).rcptTo, (*engine).data, (*engine).bdatChunk,
+	(*engine).rset, (*engine).noop, (*engine).vrfy, (*engine).missing, (*engine).missing, (*engine).help, (*engine).quit, (*engine).unknown}
+
+// otherProtocols begin requests of programs that were tricked into talking to
+// a mail server; the rest of their input would be tried as commands.
+var otherProtocols = []string{"CONNECT", "GET", "POST", "PUT", "HEAD", "OPTIONS", "USER"}
+
+// dispatch carries out one command. A handler says whether it accepted it.
+func (e *engine) dispatch(line string) error {
+	verb, args, _ := strings.Cut(strings.TrimRight(line, " \t"), " ")
+	for _, other := range otherProtocols {
+		if strings.EqualFold(verb, other) {
+			e.stats.Cause = "non-SMTP command"
+			e.write(Reply{221, "2.7.0", "Error: I can break rules, too. Goodbye."})
+			return errClosing
+		}
+	}
+	i := len(verbNames) - 1
+	for k, name := range verbNames[:i] {
+		if strings.EqualFold(verb, name) {
+			i = k
+			break
+		}
+	}
+	e.stats.After = strings.ToUpper(verbNames[i])
+	ok, err := handlers[i](e, strings.TrimLeft(args, " \t"))
+	e.stats.verbs[i].all++
+	if ok {
+		e.stats.verbs[i].good++
+	}
+	return err
+}
+
+// no and yes are the two ways for a handler to end.
+func (e *engine) no(code int, status, text string) (bool, error) {
+	return false, e.reply(Reply{code, status, text})
+}
+
+func (e *engine) yes(status, text string) (bool, error) {
+	return true, e.reply(Reply{250, status, text})
+}
+
+func (e *engine) unknown(string) (bool, error) {
+	return e.no(500, "5.5.2", "Error: command not recognized")
+}
+
+func (e *engine) missing(string) (bool, error) {
+	return e.no(502, "5.5.1", "Error: command not implemented")
+}
+
+func (e *engine) helo(args string) (bool, error) { return e.hello("HELO", args) }
+func (e *engine) ehlo(args string) (bool, error) { return e.hello("EHLO", args) }
+
+// maxHelo bounds the name that a client gives: a domain, or an address literal.
+const maxHelo = 255
+
+func (e *engine) hello(verb, name string) (bool, error) {
+	if name == "" || len(name) > maxHelo || dsn.CheckText(name) != nil || strings.ContainsAny(name, " \t") {
+		return e.no(501, "", "Syntax: "+verb+" hostname")
+	}
+	if reply := e.policy.Helo(&e.session, name); reply != nil {
+		return false, e.reply(*reply)
+	}
+	e.reset() // RFC 5321, section 4.1.4
+	e.greeted = true
+	e.session = Session{Helo: name, ESMTP: verb == "EHLO"}
+	if err := e.synchronise(); err != nil {
+		return false, err
+	}
+	if !e.session.ESMTP {
+		return e.yes("", e.cfg.Hostname)
+	}
+	lines := []string{e.cfg.Hostname, "PIPELINING", "SIZE " + strconv.FormatInt(e.cfg.MessageSize, 10),
+		"ENHANCEDSTATUSCODES", "8BITMIME", "DSN", "SMTPUTF8", "CHUNKING"}
+	_ = e.conn.SetWriteDeadline(e.in.deadline())
+	for _, line := range lines[:len(lines)-1] {
+		_, _ = e.w.WriteString("250-" + line + "\r\n") // an error shows at the flush
+	}
+	return e.yes("", lines[len(lines)-1])
+}
+
+func (e *engine) rset(args string) (bool, error) {
+	if args != "" {
+		return e.no(501, "5.5.4", "Syntax: RSET")
+	}
+	e.reset()
+	return true, e.harmless(Reply{250, "2.0.0", "Ok"})
+}
+
+func (e *engine) noop(string) (bool, error) {
+	return true, e.harmless(Reply{250, "2.0.0", "Ok"})
+}
+
+// vrfy says neither yes nor no: who wants to know has to send mail (RFC 5321,
+// section 7.3).
+func (e *engine) vrfy(args string) (bool, error) {
+	if args == "" {
+		return e.no(501, "5.5.4", "Syntax: VRFY address")
+	}
+	return true, e.harmless(Reply{252, "2.0.0", "Cannot VRFY user; try RCPT to attempt delivery"})
+}
+
+func (e *engine) help(string) (bool, error) {
+	return true, e.harmless(Reply{214, "2.0.0", "EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT"})
+}
+
+func (e *engine) quit(args string) (bool, error) {
+	if args != "" {
+		return e.no(501, "5.5.4", "Syntax: QUIT")
+	}
+	e.write(Reply{221, "2.0.0", "Bye"})
+	return true, errors.Join(errQuit, e.w.Flush())
+}
+
+// path reads "FROM:<...>" or "TO:<...>" and the parameters behind it.
+func path(args, word string) (m addr.Mailbox, params string, ok bool, err error) {
+	if len(args) < len(word) || !strings.EqualFold(args[:len(word)], word) {
+		return addr.Mailbox{}, "", false, nil
+	}
+	// RFC 5321 has no space here, but many clients do.
+	m, params, err = addr.ParsePath(strings.TrimLeft(args[len(word):], " "))
+	if err == nil && params != "" && params[0] != ' ' {
+		err = errors.New("no space after the path")
+	}
+	return m, params, true, err
+}
+
+// parameters calls set for each parameter, with its keyword in upper case.
+func parameters(list string, set func(key, value string) *Reply) *Reply {
+	seen := make(map[string]bool)
+	for p := range strings.FieldsSeq(list) {
+		key, value, given := strings.Cut(p, "=")
+		key = strings.ToUpper(key)
+		if seen[key] {
+			return &Reply{501, "5.5.4", "Error: " + key + " given twice"}
+		}
+		seen[key] = true
+		if given != (value != "") {
+			return &Reply{501, "5.5.4", "Bad " + key + " parameter syntax"}
+		}
+		if reply := set(key, value); reply != nil {
+			return reply
+		}
+	}
+	return nil
+}
+
+func badParameter(key string) *Reply {
+	return &Reply{501, "5.5.4", "Bad " + key + " parameter syntax"}
+}
+
+func (e *engine) mailFrom(args string) (bool, error) {
+	switch {
+	case !e.greeted && e.cfg.HeloRequired:
+		return e.no(503, "5.5.1", "Error: send HELO/EHLO first")
+	case e.mail != nil:
+		return e.no(503, "5.5.1", "Error: nested MAIL command")
+	}
+	from, params, ok, err := path(args, "FROM:")
+	if !ok {
+		return e.no(501, "5.5.4", "Syntax: MAIL FROM:<address>")
+	}
+	if err != nil {
+		return e.no(501, "5.1.7", "Bad sender address syntax")
+	}
+	m := &Mail{From: from}
+	if reply := parameters(params, m.set); reply != nil {
+		return false, e.reply(*reply)
+	}
+	if !from.IsASCII() && !m.SMTPUTF8 {
+		return e.no(550, "5.6.7", "Address needs SMTPUTF8")
+	}
+	if e.cfg.MessageSize > 0 && m.Size > e.cfg.MessageSize {
+		return e.no(552, "5.3.4", "Message size exceeds fixed limit")
+	}
+	if reply := e.policy.Mail(&e.session, m); reply != nil {
+		return false, e.reply(*reply)
+	}
+	e.mail = m
+	return e.yes("2.1.0", "Ok")
+}
+
+// set takes one parameter of MAIL.
+func (m *Mail) set(key, value string) *Reply {
+	var err error
+	switch key {
+	case "SIZE":
+		var n uint64
+		n, err = strconv.ParseUint(value, 10, 63)
+		m.Size = int64(n)
+		if err != nil || len(value) > 20 {
+			return badParameter(key)
+		}
+	case "BODY":
+		switch strings.ToUpper(value) {
+		case "7BIT":
+			m.Body = envelope.Body7Bit
+		case "8BITMIME":
+			m.Body = envelope.Body8BitMIME
+		default:
+			return badParameter(key)
+		}
+	case "SMTPUTF8":
+		if value != "" {
+			return badParameter(key)
+		}
+		m.SMTPUTF8 = true
+	case "RET":
+		m.Return, err = dsn.ParseReturn(value)
+	case "ENVID":
+		m.EnvID, err = dsn.DecodeXtext(value)
+		if value == "" || len(value) > dsn.MaxEnvID {
+			return badParameter(key)
+		}
+	default:
+		return &Reply{555, "5.5.4", "Unsupported option: " + key}
+	}
+	if err != nil {
+		return badParameter(key)
+	}
+	return nil
+}
+
+func (e *engine) rcptTo(args string) (bool, error) {
+	switch {
+	case e.mail == nil:
+		return e.no(503, "5.5.1", "Error: need MAIL command")
+	case e.bdat != nil:
+		return e.no(503, "5.5.1", "Error: RCPT within BDAT")
+	}
+	to, params, ok, err := path(args, "TO:")
+	if !ok {
+		return e.no(501, "5.5.4", "Syntax: RCPT TO:<address>")
+	}
+	// Only postmaster may do without a domain (RFC 5321, section 4.1.1.3).
+	if err != nil || to.IsNull() || to.Domain() == "" && !strings.EqualFold(to.Local(), "postmaster") {
+		return e.no(501, "5.1.3", "Bad recipient address syntax")
+	}
+	r := Rcpt{To: to}
+	if reply := parameters(params, func(key, value string) *Reply { return r.set(key, value, e.mail.SMTPUTF8) }); reply != nil {
+		return false, e.reply(*reply)
+	}
+	if !to.IsASCII() && !e.mail.SMTPUTF8 {
+		return e.no(550, "5.6.7", "Address needs SMTPUTF8")
+	}
+	if e.cfg.Recipients > 0 && len(e.rcpts) >= e.cfg.Recipients {
+		refusal := Reply{452, "4.5.3", "Error: too many recipients"}
+		if e.excess++; e.excess > overshoot {
+			return false, e.reply(refusal)
+		}
+		e.write(refusal)
+		return false, nil
+	}
+	if reply := e.policy.Rcpt(&e.session, e.mail, &r); reply != nil {
+		return false, e.reply(*reply)
+	}
+	e.rcpts = append(e.rcpts, r)
+	return e.yes("2.1.5", "Ok")
+}
+
+// set takes one parameter of RCPT.
+func (r *Rcpt) set(key, value string, utf8 bool) *Reply {
+	var err error
+	switch key {
+	case "NOTIFY":
+		r.Notify, err = dsn.ParseNotify(value)
+	case "ORCPT":
+		r.ORCPT, err = dsn.ParseOriginalRecipient(value)
+		if err == nil && !utf8 && !isASCII(value) {
+			return badParameter(key)
+		}
+	default:
+		return &Reply{555, "5.5.4", "Unsupported option: " + key}
+	}
+	if err != nil {
+		return badParameter(key)
+	}
+	return nil
+}
+
+func isASCII(s string) bool {
+	for i := range len(s) {
+		if s[i] >= 0x80 {
+			return false
+		}
+	}
+	return true
+}

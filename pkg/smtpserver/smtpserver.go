@@ -1,0 +1,362 @@
+// Package smtpserver is the SMTP server engine: one session over one
+// connection, from the greeting to the end. It parses, keeps the order of
+// commands, counts errors and streams messages; what is accepted is for a
+// Policy to say.
+//
+// It is strict where leniency has been used to smuggle mail: lines end in CRLF
+// and nothing else, a message ends with CRLF.CRLF and nothing else, a BDAT chunk
+// has exactly the octets that were announced, and after a time-out, an error of
+// the connection or a synchronisation error no octet is taken for a command.
+//
+// Standards: RFC 5321, 1870 (SIZE), 2034 (ENHANCEDSTATUSCODES), 2920
+// (PIPELINING), 3030 (CHUNKING), 3461 (DSN), 6152 (8BITMIME), 6531 (SMTPUTF8).
+package smtpserver
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"posthouse/pkg/addr"
+	"posthouse/pkg/dsn"
+	"posthouse/pkg/envelope"
+)
+
+// Config is what a session is held to.
+type Config struct {
+	Hostname    string // in the greeting and in replies
+	MessageSize int64  // octets; 0: no limit
+	Recipients  int    // of one message
+	// After SoftErrors each reply to an error waits a second; HardErrors end
+	// the session. A message that was accepted sets the count back.
+	SoftErrors, HardErrors int
+	CommandTimeout         time.Duration // for each read and write
+	SessionTimeout         time.Duration // for the session as a whole; 0: no limit
+	// BareNewline lets lines end in a bare LF, and CRs stand alone. LF.LF then
+	// ends a message, so it is only for clients that do not pass on what others
+	// wrote.
+	BareNewline  bool
+	HeloRequired bool
+	// Stop, when it ends, has the session end with 421 as soon as no
+	// transaction is under way. It may be nil.
+	Stop context.Context
+}
+
+// Reply is a reply to a command.
+type Reply struct {
+	Code   int    // RFC 5321, section 4.2; 421 and 521 end the session
+	Status string // RFC 3463, or "" for none
+	Text   string // one line
+}
+
+// Session is what is known of the client.
+type Session struct {
+	Helo  string // as the client claims; printable; "" before HELO
+	ESMTP bool   // the client said EHLO
+}
+
+// Mail is a MAIL command.
+type Mail struct {
+	From     addr.Mailbox
+	Size     int64 // as announced; 0 where it was not
+	Body     envelope.Body
+	SMTPUTF8 bool
+	Return   dsn.Return
+	EnvID    string // decoded
+}
+
+// Rcpt is a RCPT command.
+type Rcpt struct {
+	To     addr.Mailbox // the domain is empty only for postmaster
+	Notify dsn.Notify
+	ORCPT  dsn.OriginalRecipient
+}
+
+// Policy decides. A nil reply means yes; the engine then has its own words for
+// it. Reply texts may hold what the client said: the engine makes them
+// printable. Only one method is called at a time.
+type Policy interface {
+	Connect(s *Session) *Reply
+	Helo(s *Session, name string) *Reply
+	Mail(s *Session, m *Mail) *Reply
+	Rcpt(s *Session, m *Mail, r *Rcpt) *Reply
+	// Data is called before the first octet of a message is taken, with the
+	// recipients that were accepted.
+	Data(s *Session, m *Mail, rcpts []Rcpt) (Sink, *Reply)
+}
+
+// Sink takes a message: lines that end in CRLF, the last one too, without the
+// dots that the protocol adds. Either Commit or Abort is called, once.
+type Sink interface {
+	Write(p []byte) (int, error)
+	// Commit returns the reply to the message: 2xx when it is on disk. Where a
+	// Write has failed, it says why.
+	Commit() Reply
+	Abort()
+}
+
+// Stats is what happened in a session.
+type Stats struct {
+	Cause string // "lost connection", "timeout", "too many errors"...; "" for a proper end
+	After string // the command under way then
+	verbs [len(verbNames)]count
+}
+
+type count struct{ good, all int }
+
+// Summary counts the commands, and those that were accepted where not all
+// were, in the form of Postfix's log.
+func (s *Stats) Summary() string {
+	var b strings.Builder
+	var total count
+	for i, c := range s.verbs {
+		if c.all > 0 {
+			b.WriteString(verbNames[i] + "=" + c.String() + " ")
+		}
+		total.good += c.good
+		total.all += c.all
+	}
+	return b.String() + "commands=" + total.String()
+}
+
+func (c count) String() string {
+	if c.good == c.all {
+		return strconv.Itoa(c.all)
+	}
+	return fmt.Sprintf("%d/%d", c.good, c.all)
+}
+
+// Limits that are not for the administrator.
+const (
+	maxCommand   = 2048    // octets of a command line; RFC 5321 asks for 512 and more for extensions
+	maxJunk      = 100     // commands that do nothing, until a message is accepted
+	overshoot    = 1000    // recipients over the limit that are not counted as errors (RFC 5321, section 4.5.3.1.10)
+	readBuffer   = 8 << 10 // a line of a message may be longer
+	writeBuffer  = 2 << 10
+	lingerTime   = 2 * time.Second
+	lingerOctets = 1 << 20
+)
+
+// Ends of a session. They are errors, so that no code can go on after one.
+var (
+	errQuit    = errors.New("quit")
+	errStop    = errors.New("stop")
+	errClosing = errors.New("closing")
+)
+
+type engine struct {
+	conn    net.Conn
+	in      *input
+	r       *bufio.Reader
+	w       *bufio.Writer
+	cfg     Config
+	policy  Policy
+	session Session
+	stats   Stats
+
+	greeted bool
+	mail    *Mail
+	rcpts   []Rcpt
+	bdat    *chunked // a message under way in chunks
+
+	errors, junk, excess int
+}
+
+// Serve runs a session and returns when it has ended. It does not close conn.
+func Serve(conn net.Conn, cfg Config, policy Policy) Stats {
+	e := &engine{conn: conn, cfg: cfg, policy: policy}
+	e.w = bufio.NewWriterSize(conn, writeBuffer)
+	e.in = &input{conn: conn, flush: e.w.Flush, timeout: cfg.CommandTimeout, idle: true}
+	if cfg.SessionTimeout > 0 {
+		e.in.end = time.Now().Add(cfg.SessionTimeout)
+	}
+	e.r = bufio.NewReaderSize(e.in, readBuffer)
+	if cfg.Stop != nil {
+		defer context.AfterFunc(cfg.Stop, e.in.stop)()
+	}
+	e.stats.After = "CONNECT"
+	err := e.run()
+	e.reset()
+	e.end(err)
+	return e.stats
+}
+
+func (e *engine) run() error {
+	if reply := e.policy.Connect(&e.session); reply != nil {
+		if err := e.reply(*reply); err != nil {
+			return err
+		}
+	} else if err := e.reply(Reply{220, "", e.cfg.Hostname + " ESMTP Posthouse"}); err != nil {
+		return err
+	}
+	for {
+		e.in.setIdle(e.mail == nil)
+		line, err := e.command()
+		if err == nil {
+			err = e.dispatch(line)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// end says goodbye in the way that err asks for.
+func (e *engine) end(err error) {
+	var timeout net.Error
+	switch {
+	case errors.Is(err, errQuit):
+	case errors.Is(err, errClosing): // the reply has been given
+		if e.stats.Cause == "" {
+			e.stats.Cause = "refused"
+		}
+	case errors.Is(err, errStop):
+		e.write(Reply{421, "4.3.2", e.cfg.Hostname + " Service shutting down"})
+	case errors.As(err, &timeout) && timeout.Timeout():
+		e.stats.Cause = "timeout"
+		e.write(Reply{421, "4.4.2", e.cfg.Hostname + " Error: timeout exceeded"})
+	default:
+		e.stats.Cause = "lost connection"
+		return
+	}
+	if e.w.Flush() != nil || errors.Is(err, errQuit) {
+		return
+	}
+	// The reply would be lost if the connection were closed with input unread.
+	if c, ok := e.conn.(interface{ CloseWrite() error }); ok && c.CloseWrite() == nil {
+		_ = e.conn.SetReadDeadline(time.Now().Add(lingerTime))
+		buf := make([]byte, 4<<10)
+		for n := 0; n < lingerOctets; {
+			k, err := e.conn.Read(buf)
+			if err != nil {
+				return
+			}
+			n += k
+		}
+	}
+}
+
+// reset gives up the transaction.
+func (e *engine) reset() {
+	if e.bdat != nil && e.bdat.sink != nil {
+		e.bdat.sink.Abort()
+	}
+	e.mail, e.rcpts, e.bdat, e.excess = nil, nil, nil, 0
+}
+
+// reply answers a command; errors are counted, and may end the session.
+func (e *engine) reply(r Reply) error {
+	if r.Code < 400 {
+		e.write(r)
+		return nil
+	}
+	e.errors++
+	if r.Code == 421 || r.Code == 521 {
+		e.write(r)
+		return errClosing
+	}
+	return e.limit(r)
+}
+
+func (e *engine) limit(r Reply) error {
+	if e.cfg.HardErrors > 0 && e.errors >= e.cfg.HardErrors {
+		e.stats.Cause = "too many errors"
+		e.write(Reply{421, "4.7.0", e.cfg.Hostname + " Error: too many errors"})
+		return errClosing
+	}
+	if e.cfg.SoftErrors > 0 && e.errors > e.cfg.SoftErrors {
+		time.Sleep(time.Second)
+	}
+	e.write(r)
+	return nil
+}
+
+// harmless counts commands that do nothing for the client.
+func (e *engine) harmless(r Reply) error {
+	e.junk++
+	if e.junk > maxJunk {
+		e.errors++
+	}
+	return e.limit(r)
+}
+
+// write puts a reply into the buffer; it goes out when input is wanted and
+// none is there, so that pipelined commands share a packet (RFC 2920, section
+// 3.2). Errors show at the flush.
+func (e *engine) write(r Reply) {
+	_ = e.conn.SetWriteDeadline(e.in.deadline())
+	status := r.Status
+	if status != "" {
+		status += " "
+	}
+	fmt.Fprintf(e.w, "%d %s%s\r\n", r.Code, status, Printable(r.Text))
+}
+
+// maxReplyText keeps reply lines within 512 octets (RFC 5321, section 4.5.3.1.5).
+const maxReplyText = 490
+
+// Printable makes text fit for a reply line: one line of UTF-8 without control
+// characters, of bounded length.
+func Printable(s string) string {
+	if dsn.CheckText(s) != nil {
+		s = strings.Map(func(r rune) rune {
+			if dsn.CheckText(string(r)) != nil {
+				return '?'
+			}
+			return r
+		}, strings.ToValidUTF8(s, "?"))
+	}
+	if len(s) > maxReplyText {
+		s = strings.ToValidUTF8(s[:maxReplyText], "")
+	}
+	return s
+}
+
+// command reads a command line, without its end.
+func (e *engine) command() (string, error) {
+	b, err := e.r.ReadSlice('\n')
+	if errors.Is(err, bufio.ErrBufferFull) || len(b) > maxCommand && err == nil {
+		for errors.Is(err, bufio.ErrBufferFull) {
+			_, err = e.r.ReadSlice('\n')
+		}
+		if err != nil {
+			return "", err
+		}
+		return strings.Repeat("?", maxCommand+1), nil
+	}
+	if err != nil {
+		return "", err
+	}
+	if b, ok := bytes.CutSuffix(b, []byte("\r\n")); ok {
+		return string(b), nil
+	}
+	if !e.cfg.BareNewline {
+		return "", e.bare("LF")
+	}
+	return string(b[:len(b)-1]), nil
+}
+
+// bare ends a session in which a line did not end as it must. What follows may
+// have been written by somebody else.
+func (e *engine) bare(which string) error {
+	e.stats.Cause = "bare " + which
+	e.write(Reply{521, "5.5.2", e.cfg.Hostname + " Error: bare <" + which + "> received"})
+	return errClosing
+}
+
+// synchronise ends a session whose client has sent more before it could know
+// the reply. It is only called where RFC 2920 wants the client to wait.
+func (e *engine) synchronise() error {
+	if e.r.Buffered() == 0 {
+		return nil
+	}
+	e.stats.Cause = "improper command pipelining"
+	e.write(Reply{554, "5.5.0", "Error: SMTP protocol synchronization"})
+	return errClosing
+}
