@@ -42,7 +42,7 @@ func readReply(r *bufio.Reader) (*Reply, error) {
 			return nil, err
 		}
 		if size += len(line); size > maxReplySize || len(reply.Lines) == maxReplyLines {
-			return nil, &errReply{"too long a reply"}
+			return nil, &errReply{"reply that is too long"}
 		}
 		code, more, text, ok := parseLine(line)
 		if !ok {
@@ -72,7 +72,7 @@ func readLine(r *bufio.Reader) (string, error) {
 		case b == '\n':
 			return strings.TrimSuffix(string(line), "\r"), nil
 		case len(line) == maxReplyLine:
-			return "", &errReply{"too long a line in a reply"}
+			return "", &errReply{"reply with a line that is too long"}
 		}
 		line = append(line, b)
 	}
