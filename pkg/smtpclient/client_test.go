@@ -83,14 +83,17 @@ func dial(t *testing.T, o Options, script ...string) (*Client, func() *server) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
 	var wg sync.WaitGroup
 	s := &server{}
 	wg.Go(func() {
-		if s.conn, err = ln.Accept(); err == nil {
-			s.r = bufio.NewReader(s.conn)
-			s.play(script)
+		defer ln.Close()
+		conn, err := ln.Accept()
+		if err != nil {
+			s.failf("%v", err)
+			return
 		}
+		s.conn, s.r = conn, bufio.NewReader(conn)
+		s.play(script)
 	})
 	conn, err := net.Dial("tcp", ln.Addr().String())
 	if err != nil {

@@ -24,17 +24,17 @@ func parseReply(s string) (*Reply, string, error) {
 
 func TestReply(t *testing.T) {
 	for in, want := range map[string]struct{ text, status string }{
-		"250 2.1.0 Ok\r\n":                                       {"250 2.1.0 Ok", "2.1.0"},
-		"250\r\n":                                                {"250", "2.0.0"},
-		"250 \r\n":                                               {"250", "2.0.0"},
-		"550 no\n":                                               {"550 no", "5.0.0"},
-		"450 5.1.1 two minds\r\n":                                {"450 5.1.1 two minds", "4.0.0"},
-		"550 5.1.1\r\n":                                          {"550 5.1.1", "5.1.1"},
-		"550 5.01.1 x\r\n":                                       {"550 5.01.1 x", "5.0.0"},
+		"250 2.1.0 Ok\r\n":        {"250 2.1.0 Ok", "2.1.0"},
+		"250\r\n":                 {"250", "2.0.0"},
+		"250 \r\n":                {"250", "2.0.0"},
+		"550 no\n":                {"550 no", "5.0.0"},
+		"450 5.1.1 two minds\r\n": {"450 5.1.1 two minds", "4.0.0"},
+		"550 5.1.1\r\n":           {"550 5.1.1", "5.1.1"},
+		"550 5.01.1 x\r\n":        {"550 5.01.1 x", "5.0.0"},
 		"550-5.1.1 no such\r\n550-5.1.1 user\r\n550 5.1.2 x\r\n": {"550 5.1.1 no such user 5.1.2 x", "5.1.1"},
-		"354 2.0.0 go\r\n":                                       {"354 2.0.0 go", "4.5.0"},
-		"550 \x1b[31mred\x00\xff\r\n":                            {"550 ?[31mred??", "5.0.0"},
-		"250 a\rb\r\n":                                           {"250 a?b", "2.0.0"},
+		"354 2.0.0 go\r\n":            {"354 2.0.0 go", "4.5.0"},
+		"550 \x1b[31mred\x00\xff\r\n": {"550 ?[31mred??", "5.0.0"},
+		"250 a\rb\r\n":                {"250 a?b", "2.0.0"},
 	} {
 		r, rest, err := parseReply(in)
 		if err != nil || rest != "" || r.String() != want.text || r.Status().String() != want.status {
