@@ -103,7 +103,7 @@ func handle(ctx context.Context, in request, log *maillog.Logger, deliver func(c
 	report.Encode(m)
 	now := time.Now()
 	for i := range v.Outcomes {
-		logOutcome(log, r, i, LogTimes{start, now}, &v.Outcomes[i])
+		Log(log, r, i, LogTimes{start, now}, &v.Outcomes[i])
 	}
 	return in.conn.Send(m)
 }
@@ -141,7 +141,9 @@ func Word(s dsn.Status) string {
 // LogTimes are when an agent took up a request and when it was done.
 type LogTimes struct{ Start, End time.Time }
 
-func logOutcome(log *maillog.Logger, r *delivery.Request, i int, t LogTimes, o *Outcome) {
+// Log writes the log line of the recipient i of r. qmgr does so for recipients
+// that no agent has seen.
+func Log(log *maillog.Logger, r *delivery.Request, i int, t LogTimes, o *Outcome) {
 	rcpt := &r.Recipients[i]
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: to=<%s>, ", r.QueueID, rcpt.Address)

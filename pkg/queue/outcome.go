@@ -120,8 +120,9 @@ func index(d *wire.Decoder, recipients int) uint32 {
 	return i
 }
 
-// apply records o in memory.
-func (m *Message) apply(o Outcome) {
+// Apply records o in memory alone: for the last outcome of a message whose file
+// is about to be removed.
+func (m *Message) Apply(o Outcome) {
 	for _, r := range o.Results {
 		m.Recipients[r.Index] = RecipientState{Tried: true, Last: r.Result}
 	}
@@ -156,7 +157,7 @@ func (m *Message) readOutcomes(f *os.File) error {
 			// A record with a right checksum and wrong content was not torn.
 			return fmt.Errorf("queue file: outcome at offset %d: %w", m.tail, err)
 		}
-		m.apply(o)
+		m.Apply(o)
 		m.tail += recordHead + int64(n)
 	}
 	return nil
@@ -183,6 +184,6 @@ func (m *Message) Append(f *os.File, o Outcome) error {
 		return fmt.Errorf("queue file: append outcome: %w", err)
 	}
 	m.tail = m.size
-	m.apply(o)
+	m.Apply(o)
 	return nil
 }

@@ -64,6 +64,21 @@ type Entry struct {
 	Recipients []Recipient
 }
 
+// list is the one request there is.
+const list = 1
+
+// DecodeRequest reads a request.
+func DecodeRequest(b []byte) error {
+	d := wire.NewDecoder(b)
+	if kind := d.Uint8(); kind != list {
+		d.Fail(fmt.Errorf("request of kind %d", kind))
+	}
+	if err := d.End(); err != nil {
+		return fmt.Errorf("showq request: %w", err)
+	}
+	return nil
+}
+
 // EncodeEntry appends e, or with nil the end of the listing, to m.
 func EncodeEntry(m *ipc.Message, e *Entry) {
 	m.Bool(e != nil)
@@ -115,7 +130,7 @@ func List(ctx context.Context, path string, each func(*Entry) error) error {
 	}
 	defer conn.Close()
 	m := ipc.NewMessage()
-	m.Uint8(1) // "list"; room for other questions
+	m.Uint8(list)
 	if err := conn.Send(m); err != nil {
 		return fmt.Errorf("showq: %w", err)
 	}

@@ -1,0 +1,383 @@
+package main
+
+import (
+	"context"
+	"os"
+	"sync"
+	"time"
+
+	"posthouse/daemons/qmgr/internal/schedule"
+	"posthouse/pkg/config"
+	"posthouse/pkg/ipc"
+	"posthouse/pkg/maillog"
+	"posthouse/pkg/protocol/arrival"
+	"posthouse/pkg/protocol/bounce"
+	"posthouse/pkg/protocol/delivery"
+	"posthouse/pkg/protocol/rewrite"
+	"posthouse/pkg/queue"
+	"posthouse/pkg/queueid"
+)
+
+// What qmgr asks of others.
+type (
+	asker interface {
+		Ask(ctx context.Context, r rewrite.Request) ([]rewrite.Answer, error)
+	}
+	deliverer interface {
+		Deliver(ctx context.Context, r *delivery.Request, file *os.File) (*delivery.Report, error)
+	}
+	notifier interface {
+		Notify(ctx context.Context, r *bounce.Request, file *os.File) (string, error)
+	}
+)
+
+// Bounds of waiting for others. An agent has time-outs of its own at each stage.
+const (
+	rewriteTimeout  = time.Minute
+	bounceTimeout   = 5 * time.Minute
+	deliveryTimeout = 2 * time.Hour
+	stopTimeout     = 30 * time.Second // shorter than TimeoutStopSec= of the unit
+)
+
+const (
+	scanInterval = 5 * time.Minute // between looks into incoming/, for notices that got lost
+	loaders      = 16              // messages that are read and resolved at once
+	maxFresh     = 100_000         // IDs of notices that are remembered; more are found by a scan
+)
+
+// located is a message and where it is.
+type located struct {
+	place
+	id queueid.ID
+}
+
+// feeder is a set of the goroutines that take up messages.
+type feeder uint8
+
+const (
+	freshFeeder feeder = 1 << iota
+	deferredFeeder
+)
+
+// manager holds everything that is active. Messages live in its memory from
+// load to file or removal; all others cost nothing.
+type manager struct {
+	config  func() *config.Config
+	log     *maillog.Logger
+	spool   *spool
+	rewrite asker
+	bounce  notifier
+	agent   func(name string) deliverer
+	hold    func() (release func())
+	now     func() time.Time
+	started time.Time
+
+	ctx    context.Context // ends what is under way when the daemon has to go
+	cancel context.CancelFunc
+	kick   chan struct{} // the feeders look again
+	kick2  chan struct{}
+	slots  chan struct{} // loaders
+	wg     sync.WaitGroup
+
+	mu         sync.Mutex // guards what follows
+	room       *sync.Cond
+	stopping   bool
+	sched      *schedule.Scheduler[*entry]
+	agents     map[string]deliverer
+	known      map[queueid.ID]*message
+	deferred   int                  // of known, how many came from deferred/
+	recipients int                  // in memory
+	fresh      []located            // told of by cleanup, released, or asked for
+	later      []located            // could not be read; tried again
+	laterDue   bool                 // now
+	scan       bool                 // incoming/ is to be looked through
+	feeding    feeder               // those that are at work
+	buckets    map[string]time.Time // all there are, and when each is taken up
+	release    func()               // see settle
+}
+
+func newManager(cfg func() *config.Config, log *maillog.Logger, sp *spool) *manager {
+	m := &manager{
+		config: cfg, log: log, spool: sp, now: time.Now, hold: func() func() { return func() {} },
+		kick: make(chan struct{}, 1), kick2: make(chan struct{}, 1), slots: make(chan struct{}, loaders),
+		agents: make(map[string]deliverer), known: make(map[queueid.ID]*message),
+		buckets: make(map[string]time.Time), scan: true,
+	}
+	m.ctx, m.cancel = context.WithCancel(context.Background())
+	m.room = sync.NewCond(&m.mu)
+	m.sched = schedule.New[*entry](func(transport string) schedule.Limits {
+		t := cfg().Transport(transport)
+		return schedule.Limits{Deliveries: t.Deliveries, Concurrency: t.Concurrency, Initial: t.InitialConcurrency}
+	}, time.Duration(cfg().Queue.Retry.Min))
+	return m
+}
+
+// start begins to look after the queue.
+func (m *manager) start() {
+	m.started = m.now()
+	m.release = m.hold() // until the queue has been looked at
+	m.feeding = freshFeeder | deferredFeeder
+	m.wg.Go(m.feedFresh)
+	m.wg.Go(m.feedDeferred)
+}
+
+// stop lets what is under way come to an end, and begins nothing more. What is
+// left in active/ is taken up by the next process.
+func (m *manager) stop() {
+	m.mu.Lock()
+	m.stopping = true
+	m.room.Broadcast()
+	m.mu.Unlock()
+	m.look()
+	defer time.AfterFunc(stopTimeout, m.cancel).Stop()
+	m.wg.Wait()
+}
+
+// handleArrival takes a notice.
+func (m *manager) handleArrival(_ context.Context, _ *ipc.Conn, msg []byte, file *os.File) error {
+	if file != nil {
+		_ = file.Close() // not asked for
+	}
+	ids, err := arrival.Decode(msg)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	if len(m.fresh) < maxFresh {
+		for _, id := range ids {
+			m.fresh = append(m.fresh, located{place{queue: queue.Incoming}, id})
+		}
+	} else {
+		m.scan = true
+	}
+	m.settle()
+	m.mu.Unlock()
+	wake(m.kick)
+	return nil
+}
+
+// look has incoming/ looked through.
+func (m *manager) look() {
+	m.mu.Lock()
+	m.scan = true
+	m.settle()
+	m.mu.Unlock()
+	wake(m.kick)
+	wake(m.kick2)
+}
+
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// settle keeps the daemon while there is anything to do, now or at a known
+// time. m.mu is held.
+func (m *manager) settle() {
+	busy := len(m.known) > 0 || len(m.buckets) > 0 || len(m.fresh) > 0 || len(m.later) > 0 || m.scan || m.feeding > 0
+	switch {
+	case busy && m.release == nil:
+		m.release = m.hold()
+	case !busy && m.release != nil:
+		m.release()
+		m.release = nil
+	}
+}
+
+// feedFresh takes up what is new: first what a crash has left in active/, then
+// what cleanup tells of and what scans of incoming/ find.
+func (m *manager) feedFresh() {
+	m.each(place{queue: queue.Active})
+	next := time.NewTimer(scanInterval)
+	defer next.Stop()
+	for {
+		m.mu.Lock()
+		m.feeding |= freshFeeder
+		list, scan, stopping := m.fresh, m.scan, m.stopping
+		m.fresh, m.scan = nil, false
+		if m.laterDue {
+			list = append(list, m.later...)
+			m.later, m.laterDue = nil, false
+		}
+		m.mu.Unlock()
+		if stopping {
+			return
+		}
+		for _, l := range list {
+			m.admit(l.place, l.id)
+		}
+		if scan {
+			m.each(place{queue: queue.Incoming})
+		}
+		m.mu.Lock()
+		idle := len(m.fresh) == 0 && !m.scan && !m.laterDue
+		if idle {
+			m.feeding &^= freshFeeder
+			m.settle()
+		}
+		m.mu.Unlock()
+		if !idle {
+			continue
+		}
+		select {
+		case <-m.kick:
+		case <-next.C:
+			next.Reset(scanInterval)
+			m.mu.Lock()
+			m.scan = true
+			m.mu.Unlock()
+		}
+	}
+}
+
+// feedDeferred takes up deferred mail when it is due.
+func (m *manager) feedDeferred() {
+	names, err := m.spool.buckets()
+	if err != nil {
+		m.log.Error(nil, "%v", err)
+	}
+	m.mu.Lock()
+	for _, name := range names {
+		m.buckets[name], _ = queue.BucketDue(name) // only such names are listed
+	}
+	m.mu.Unlock()
+	for {
+		m.mu.Lock()
+		m.feeding |= deferredFeeder
+		name, at := m.earliest()
+		if wait := at.Sub(m.now()); name == "" || wait > 0 {
+			m.feeding &^= deferredFeeder
+			m.settle()
+			stopping := m.stopping
+			m.mu.Unlock()
+			if stopping {
+				return
+			}
+			if name == "" {
+				wait = time.Hour
+			}
+			timer := time.NewTimer(wait)
+			select {
+			case <-m.kick2:
+			case <-timer.C:
+			}
+			timer.Stop()
+			continue
+		}
+		stopping := m.stopping
+		m.mu.Unlock()
+		if stopping {
+			return
+		}
+		m.takeBucket(name)
+	}
+}
+
+// earliest returns the bucket that is due first, and when. m.mu is held.
+func (m *manager) earliest() (name string, at time.Time) {
+	for b, t := range m.buckets {
+		if name == "" || t.Before(at) {
+			name, at = b, t
+		}
+	}
+	return name, at
+}
+
+// retryPause is how long what could not be read, or emptied, is left alone.
+const retryPause = time.Minute
+
+func (m *manager) takeBucket(name string) {
+	m.each(place{queue.Deferred, name})
+	m.waitForLoads()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.spool.removeBucket(name) {
+		delete(m.buckets, name)
+		return
+	}
+	// Something is left: it came meanwhile, or could not be read now.
+	m.buckets[name] = m.now().Add(retryPause)
+}
+
+// postpone has a message looked at again that could not be read.
+func (m *manager) postpone(msg *message) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if msg.from.queue == queue.Deferred {
+		return // its bucket stays
+	}
+	m.later = append(m.later, located{msg.from, msg.id})
+	if len(m.later) == 1 {
+		time.AfterFunc(retryPause, func() {
+			m.mu.Lock()
+			m.laterDue = true
+			m.mu.Unlock()
+			wake(m.kick)
+		})
+	}
+}
+
+// waitForLoads waits until the messages that were admitted have been moved.
+func (m *manager) waitForLoads() {
+	for range loaders {
+		m.slots <- struct{}{}
+	}
+	for range loaders {
+		<-m.slots
+	}
+}
+
+// each admits every message at p.
+func (m *manager) each(p place) {
+	err := m.spool.names(p, func(id queueid.ID) error {
+		if !m.admit(p, id) {
+			return errStopping
+		}
+		return nil
+	})
+	if err != nil && err != errStopping {
+		m.log.Warn(nil, "%v", err)
+	}
+}
+
+// admit has a message loaded when there is room. It reports false when the
+// daemon is about to end. Deferred mail leaves a quarter of the room to what is
+// new.
+func (m *manager) admit(p place, id queueid.ID) bool {
+	limits := &m.config().Queue
+	m.mu.Lock()
+	for !m.stopping && (len(m.known) >= limits.ActiveMessages || m.recipients >= limits.ActiveRecipients ||
+		p.queue == queue.Deferred && m.deferred >= max(1, limits.ActiveMessages/4*3)) {
+		m.room.Wait()
+	}
+	if m.stopping || m.known[id] != nil {
+		stopping := m.stopping
+		m.mu.Unlock()
+		return !stopping
+	}
+	msg := &message{id: id, from: p}
+	m.known[id] = msg
+	if p.queue == queue.Deferred {
+		m.deferred++
+	}
+	m.settle()
+	m.mu.Unlock()
+	m.slots <- struct{}{}
+	m.wg.Go(func() { m.load(msg, func() { <-m.slots }) })
+	return true
+}
+
+// forget ends the life of a message in memory.
+func (m *manager) forget(msg *message) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.known, msg.id)
+	m.recipients -= msg.counted
+	if msg.from.queue == queue.Deferred {
+		m.deferred--
+	}
+	m.settle()
+	m.room.Broadcast()
+}
