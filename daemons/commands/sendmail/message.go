@@ -132,9 +132,10 @@ func readHead(in *input, extract bool) (*head, error) {
 	return h, nil
 }
 
-// fromField is the From field for a message that has none.
+// fromField is the From field for a message that has none. A sender without a
+// domain is left to cleanup, for what completes it is not known here.
 func fromField(name string, sender addr.Mailbox) string {
-	if sender.IsNull() {
+	if sender.Domain() == "" {
 		return ""
 	}
 	clean := strings.Map(func(r rune) rune {
