@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	"net"
+	"os"
+
+	"posthouse/pkg/dns"
+	"posthouse/pkg/ipc"
+	"posthouse/pkg/protocol/resolve"
+)
+
+type names struct {
+	name string
+	err  error
+}
+
+func (n names) Name(context.Context, netip.Addr) (string, error) { return n.name, n.err }
+
+// pair returns the two ends of a connection.
+func pair(t *testing.T) (a, b *ipc.Conn) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ends [2]*ipc.Conn
+	for i, fd := range fds {
+		f := os.NewFile(uintptr(fd), "pair")
+		c, err := net.FileConn(f)
+		f.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		ends[i] = ipc.NewConn(c.(*net.UnixConn))
+		t.Cleanup(func() { c.Close() })
+	}
+	return ends[0], ends[1]
+}
+
+func TestHandle(t *testing.T) {
+	for _, tt := range []struct {
+		dns  names
+		want resolve.Reply
+	}{
+		{names{"a.example", nil}, resolve.Reply{Outcome: resolve.Verified, Name: "a.example"}},
+		{names{"", dns.ErrNoName}, resolve.Reply{Outcome: resolve.None}},
+		{names{"", errors.New("no answer")}, resolve.Reply{}},
+	} {
+		client, server := pair(t)
+		m := ipc.NewMessage()
+		resolve.EncodeRequest(m, netip.MustParseAddr("192.0.2.1"))
+		if err := client.Send(m); err != nil {
+			t.Fatal(err)
+		}
+		msg, err := server.Receive(resolve.MaxMessage)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := (&service{tt.dns}).handle(t.Context(), server, msg, nil); err != nil {
+			t.Fatal(err)
+		}
+		b, err := client.Receive(resolve.MaxMessage)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := resolve.DecodeReply(b); err != nil || got != tt.want {
+			t.Errorf("%+v, %v; want %+v", got, err, tt.want)
+		}
+	}
+	_, server := pair(t)
+	if err := (&service{names{}}).handle(t.Context(), server, []byte("garbled"), nil); err == nil {
+		t.Error("a garbled question is taken")
+	}
+}

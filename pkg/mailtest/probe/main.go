@@ -1,0 +1,260 @@
+// Command probe is what tests run within a machine: clients that say exactly
+// what they are told, and look at exactly what comes back. A mail program would
+// mend both.
+//
+//	probe send ADDRESS FROM TO FILE...   each file by SMTP, as it is; prints "FILE REPLY"
+//	probe connect ADDRESS N WORKERS      N sessions of greeting and QUIT; prints those that failed
+//	probe load ADDRESS FROM TO N WORKERS N messages; prints the queue ID of each that was acknowledged, and goes on after errors
+//	probe big ADDRESS FROM TO OCTETS     one message of that size
+//	probe hold ADDRESS N                 N sessions that stay open until standard input ends
+//	probe try PATH...                    what this process may not do; see try.go
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "probe:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	if len(args) < 2 {
+		return errors.New("see the source for the arguments")
+	}
+	switch verb, args := args[0], args[1:]; verb {
+	case "send":
+		return send(args[0], args[1], args[2], args[3:])
+	case "connect":
+		return connect(args[0], number(args[1]), number(args[2]))
+	case "load":
+		return load(args[0], args[1], args[2], number(args[3]), number(args[4]))
+	case "big":
+		return big(args[0], args[1], args[2], number(args[3]))
+	case "hold":
+		return hold(args[0], number(args[1]))
+	case "try":
+		return try(args)
+	default:
+		return fmt.Errorf("unknown verb %q", verb)
+	}
+}
+
+func number(s string) int {
+	n, _ := strconv.Atoi(s) // 0 does nothing
+	return n
+}
+
+// session is an SMTP client without opinions.
+type session struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+const patience = 60 * time.Second
+
+func dial(address string) (*session, error) {
+	c, err := net.DialTimeout("tcp", address, patience)
+	if err != nil {
+		return nil, err
+	}
+	_ = c.SetDeadline(time.Now().Add(patience))
+	return &session{c, bufio.NewReader(c)}, nil
+}
+
+// reply reads one reply and returns its last line.
+func (s *session) reply() (string, error) {
+	for {
+		line, err := s.r.ReadString('\n')
+		if err != nil {
+			return line, err
+		}
+		if len(line) > 3 && line[3] == ' ' {
+			return strings.TrimRight(line, "\r\n"), nil
+		}
+	}
+}
+
+// ask sends a command and wants a reply that begins with code.
+func (s *session) ask(command, code string) (string, error) {
+	_ = s.SetDeadline(time.Now().Add(patience))
+	if command != "" {
+		if _, err := io.WriteString(s, command+"\r\n"); err != nil {
+			return "", err
+		}
+	}
+	line, err := s.reply()
+	if err == nil && !strings.HasPrefix(line, code) {
+		err = errors.New(line)
+	}
+	return line, err
+}
+
+func (s *session) steps(steps ...[2]string) error {
+	for _, step := range steps {
+		if _, err := s.ask(step[0], step[1]); err != nil {
+			return fmt.Errorf("%q: %w", step[0], err)
+		}
+	}
+	return nil
+}
+
+func open(address string) (*session, error) {
+	s, err := dial(address)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.steps([2]string{"", "220"}, [2]string{"EHLO probe.example", "250"}); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// message sends content, whose lines end as they do, and returns the reply.
+func (s *session) message(from, to string, content []byte) (string, error) {
+	err := s.steps([2]string{"MAIL FROM:<" + from + "> BODY=8BITMIME", "250"}, [2]string{"RCPT TO:<" + to + ">", "250"}, [2]string{"DATA", "354"})
+	if err != nil {
+		return "", err
+	}
+	var b bytes.Buffer
+	for line := range bytes.Lines(content) {
+		if line[0] == '.' {
+			b.WriteByte('.')
+		}
+		b.Write(line)
+	}
+	if !bytes.HasSuffix(content, []byte("\n")) {
+		b.WriteString("\r\n")
+	}
+	b.WriteString(".\r\n")
+	go func() { _, _ = s.Write(b.Bytes()) }() // a refusal may come in the middle
+	return s.reply()
+}
+
+func send(address, from, to string, files []string) error {
+	for _, name := range files {
+		content, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		s, err := open(address)
+		if err != nil {
+			return err
+		}
+		reply, err := s.message(from, to, content)
+		if err != nil {
+			reply = "error " + err.Error()
+		}
+		s.Close()
+		fmt.Println(name, reply)
+	}
+	return nil
+}
+
+// each runs f n times, in several workers, and counts the errors; it prints
+// those that are new.
+func each(n, workers int, f func(i int) error) error {
+	var next, failed atomic.Int64
+	var seen sync.Map
+	var wg sync.WaitGroup
+	for range workers {
+		wg.Go(func() {
+			for i := next.Add(1); i <= int64(n); i = next.Add(1) {
+				if err := f(int(i)); err != nil {
+					failed.Add(1)
+					if _, old := seen.LoadOrStore(err.Error(), true); !old {
+						fmt.Fprintln(os.Stderr, "probe:", i, err)
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if failed.Load() > 0 {
+		return fmt.Errorf("%d of %d failed", failed.Load(), n)
+	}
+	return nil
+}
+
+func connect(address string, n, workers int) error {
+	return each(n, workers, func(int) error {
+		s, err := dial(address)
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		return s.steps([2]string{"", "220"}, [2]string{"QUIT", "221"})
+	})
+}
+
+// load sends messages whatever happens to the server; only what was
+// acknowledged is printed, with the subject that tells the message apart.
+func load(address, from, to string, n, workers int) error {
+	var out sync.Mutex
+	_ = each(n, workers, func(i int) error {
+		for try := 0; ; try++ {
+			reply, err := one(address, from, to, i)
+			if err == nil && strings.HasPrefix(reply, "250") {
+				out.Lock()
+				fmt.Println(i, reply[strings.LastIndexByte(reply, ' ')+1:])
+				out.Unlock()
+				return nil
+			}
+			if try == 200 {
+				return fmt.Errorf("gave up: %s %w", reply, err)
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+	})
+	return nil
+}
+
+func one(address, from, to string, i int) (string, error) {
+	s, err := open(address)
+	if err != nil {
+		return "", err
+	}
+	defer s.Close()
+	body := strings.Repeat("A line of the message that is sent under load.\r\n", 80)
+	return s.message(from, to, fmt.Appendf(nil, "Subject: load %d\r\nX-Sum: %d\r\n\r\n%s", i, len(body), body))
+}
+
+func big(address, from, to string, octets int) error {
+	s, err := open(address)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	line := strings.Repeat("x", 76) + "\r\n"
+	reply, err := s.message(from, to, []byte("Subject: big\r\n\r\n"+strings.Repeat(line, octets/len(line))))
+	fmt.Println(reply)
+	return err
+}
+
+func hold(address string, n int) error {
+	for range n {
+		s, err := open(address)
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+	}
+	fmt.Println("open")
+	_, err := io.Copy(io.Discard, os.Stdin)
+	return err
+}
