@@ -1,0 +1,138 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/net/idna"
+
+	"posthouse/pkg/addr"
+)
+
+// nexthop is where qmgr wants a message to go.
+type nexthop struct {
+	key    string // what is the same for all messages that may share a connection
+	text   string // as texts name it
+	lmtp   bool
+	socket string     // path of a UNIX socket; "" for TCP
+	addr   netip.Addr // given as such; no DNS
+	host   string     // in lower case, ASCII
+	mx     bool       // host is a mail domain rather than a host
+	port   uint16
+}
+
+// Ports. LMTP has none of its own: 24 is for "any private mail system".
+const (
+	portSMTP       = 25
+	portLMTP       = 24
+	portSubmission = 587
+)
+
+// parseNexthop reads the forms
+//
+//	unix:/path/of/socket
+//	[inet:]host, [inet:]host:port      SMTP: the mail servers of the domain
+//	[inet:][host], [inet:][host]:port  that host
+//
+// where a host in brackets may be an address, as 192.0.2.1, 2001:db8::1 or
+// IPv6:2001:db8::1. With LMTP, and after inet:, a host is never a domain.
+func parseNexthop(transport, s string) (*nexthop, error) {
+	n := &nexthop{key: transport + ":" + strings.ToLower(s), lmtp: transport == "lmtp", port: portSMTP}
+	n.mx = !n.lmtp
+	if n.lmtp {
+		n.port = portLMTP
+	}
+	if path, ok := strings.CutPrefix(s, "unix:"); ok {
+		if !filepath.IsAbs(path) || len(path) > maxSocketPath {
+			return nil, fmt.Errorf("%q is not the path of a socket", path)
+		}
+		n.socket, n.text = path, path
+		n.key = transport + ":" + s // paths have case
+		return n, nil
+	}
+	rest, ok := strings.CutPrefix(s, "inet:")
+	if ok {
+		n.mx = false
+	}
+	host, port, bracketed, err := splitPort(rest)
+	if err != nil {
+		return nil, err
+	}
+	if bracketed {
+		n.mx = false
+	}
+	if port != "" {
+		if n.port, err = parsePort(port); err != nil {
+			return nil, err
+		}
+	}
+	return n, n.setHost(host)
+}
+
+// maxSocketPath is what fits an address of a UNIX socket, in octets.
+const maxSocketPath = 107
+
+// splitPort cuts host:port or [host]:port.
+func splitPort(s string) (host, port string, bracketed bool, err error) {
+	if rest, ok := strings.CutPrefix(s, "["); ok {
+		host, rest, ok = strings.Cut(rest, "]")
+		if rest == "" && ok {
+			return host, "", true, nil
+		}
+		port, found := strings.CutPrefix(rest, ":")
+		if !ok || !found || port == "" {
+			return "", "", false, fmt.Errorf("%q is not of the form [host]:port", s)
+		}
+		return host, port, true, nil
+	}
+	host, port, found := strings.Cut(s, ":")
+	if found && port == "" {
+		return "", "", false, fmt.Errorf("%q has an empty port", s)
+	}
+	return host, port, false, nil
+}
+
+func parsePort(s string) (uint16, error) {
+	switch s {
+	case "smtp":
+		return portSMTP, nil
+	case "submission":
+		return portSubmission, nil
+	case "lmtp":
+		return portLMTP, nil
+	}
+	n, err := strconv.ParseUint(s, 10, 16)
+	if err != nil || n == 0 {
+		return 0, fmt.Errorf("%q is not a port", s)
+	}
+	return uint16(n), nil
+}
+
+func (n *nexthop) setHost(host string) error {
+	n.text = host
+	literal := host
+	if len(host) > 5 && strings.EqualFold(host[:5], "IPv6:") {
+		literal = host[5:]
+	}
+	if a, err := netip.ParseAddr(literal); err == nil && a.Zone() == "" {
+		n.addr, n.host, n.mx = a.Unmap(), a.Unmap().String(), false
+		return nil
+	}
+	ascii := strings.ToLower(strings.TrimSuffix(host, "."))
+	if strings.Trim(ascii, asciiDomain) != "" {
+		var err error
+		if ascii, err = idna.Lookup.ToASCII(ascii); err != nil {
+			return fmt.Errorf("%q is not a domain: %w", host, err)
+		}
+	}
+	if err := addr.CheckDomain(ascii); err != nil || ascii[0] == '[' {
+		return fmt.Errorf("%q is not a domain", host)
+	}
+	n.host = ascii
+	return nil
+}
+
+const asciiDomain = "abcdefghijklmnopqrstuvwxyz0123456789-._"
