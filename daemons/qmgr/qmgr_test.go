@@ -70,7 +70,9 @@ func newWorld(t testing.TB, log *maillog.Logger, settings string) *world {
 		t.Fatal(err)
 	}
 	w := &world{t: t, log: log, base: base, rewriteUp: true, delivered: make(map[string]int)}
-	w.answer = func(envelope.Recipient) delivery.Result { return delivery.Result{Status: dsn.MustParse("2.0.0"), Text: "ok"} }
+	w.answer = func(envelope.Recipient) delivery.Result {
+		return delivery.Result{Status: dsn.MustParse("2.0.0"), Text: "ok"}
+	}
 	w.boot(cfg)
 	return w
 }
@@ -406,7 +408,9 @@ func TestDelayWarning(t *testing.T) {
 	log := maillog.New("qmgr")
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, log, "queue: {delay_warning: 4h}\n")
-		w.answer = func(envelope.Recipient) delivery.Result { return delivery.Result{Status: dsn.MustParse("4.4.1"), Text: "no"} }
+		w.answer = func(envelope.Recipient) delivery.Result {
+			return delivery.Result{Status: dsn.MustParse("4.4.1"), Text: "no"}
+		}
 		w.put(queue.Incoming, 1, "a@x.example")
 		w.run(24 * time.Hour)
 		w.expect("deferred", "delay a@x.example=4.4.1")
