@@ -1,0 +1,161 @@
+// Package archtest holds the tree to its architecture: the layers of pkg/, who
+// may use what, and who may talk to whom. This file is the table; its test reads
+// every Go file and the units, and compares.
+package archtest
+
+// Lists in the table are words separated by blanks. What is used is named by
+// patterns of [path.Match]: import paths ("os/exec"), names of imported packages
+// ("os.Exit"), and the words "panic", "init", "dot" (an import with a dot) and
+// "socket" (the literal path of one).
+
+// architecture is the whole table.
+type architecture struct {
+	layers   []layer // of pkg/, lowest first; the last is for tests only
+	rules    []rule
+	sockets  map[string]socket  // by path below /run/posthouse/; private/X asks for the group _ph-to-X
+	programs map[string]program // by folder
+	network  string             // what only programs with a network may use
+	excused  map[string]string  // functions over budget, with the reason
+}
+
+var posthouse = architecture{layers, rules, sockets, programs, dials + " posthouse/pkg/dns posthouse/pkg/smtpclient", excused}
+
+// layer is a set of packages that may import those of the layers before it.
+type layer struct {
+	name     string
+	packages string // below pkg/
+	not      string // uses that are not for this layer
+}
+
+const (
+	dials = "net.Dial* net.Lookup* net.Resolve* net.DefaultResolver"
+	// Values do no I/O and do not know what time it is.
+	impure = "os os/* io/fs net syscall time.Now time.Since time.Until time.After* time.Sleep time.New* math/rand* crypto/rand"
+	// A protocol is values and IPC; it reads no files and has no opinions.
+	opinions = "posthouse/pkg/activation posthouse/pkg/dns posthouse/pkg/durable posthouse/pkg/maillog " +
+		"posthouse/pkg/config posthouse/pkg/table posthouse/pkg/users net io/fs os.Open* os.Create* os.Read* os.Write* os.Stat"
+)
+
+var layers = []layer{
+	{"values", "addr dsn queueid", impure},
+	{"encodings of values", "header wire", impure},
+	{"envelope", "envelope", impure},
+	{"system", "activation dns durable ipc maillog", ""},
+	{"configuration", "config table", ""},
+	{"virtual users", "users", ""},
+	{"protocols", "protocol/arrival protocol/cleanup protocol/delivery protocol/queuectl protocol/resolve protocol/rewrite protocol/showq", opinions},
+	{"protocols about deliveries", "protocol/bounce", opinions},
+	{"mail system", "cli daemon mailbox mailq queue smtpclient smtpserver", ""},
+	{"delivery agents", "agent", ""},
+	{"tests", "archtest dns/dnstest durable/crashtest mailtest mailtest/probe mailtest/system", ""},
+}
+
+// rule reserves uses for those who need them. Who is listed and has no use for
+// them is a fault, too.
+type rule struct {
+	uses  string
+	why   string
+	by    string // folders
+	tests bool   // holds for test files, too
+}
+
+var rules = []rule{
+	{"net/textproto net/smtp net/mail", "their leniency is not ours", "", true},
+	{"encoding/gob plugin", "nothing that came from outside chooses types or code", "", true},
+	{"C unsafe", "memory safety; static programs", "", true},
+	{"dot", "hides what is used", "", true},
+	{"init", "nothing happens before main", "", false},
+	{"panic", "not control flow; dsn: MustParse, of constants", "pkg/dsn", false},
+	{"socket", "who wants a socket asks its protocol", "pkg/protocol/arrival pkg/protocol/bounce pkg/protocol/cleanup pkg/protocol/delivery " +
+		"pkg/protocol/queuectl pkg/protocol/resolve pkg/protocol/rewrite pkg/protocol/showq", false},
+	{"log.Fatal* log.Panic*", "ends the process behind everybody's back", "", false},
+	{"os.Exit", "programs end in main", "daemons/commands/posthouse daemons/commands/sendmail packaging/static pkg/daemon pkg/mailtest/probe", false},
+	{"testing testing/*", "programs contain no tests", "pkg/mailtest", false},
+
+	{"os/exec", "daemons start nobody; posthouse: systemctl", "daemons/commands/posthouse pkg/mailtest pkg/mailtest/probe", false},
+	{"os.StartProcess syscall.StartProcess syscall.ForkExec syscall.Exec", "smtpd's successor only", "pkg/activation", false},
+	{"os/user", "daemons know users by what the kernel says", "daemons/commands/posthouse daemons/commands/sendmail", false},
+	{"syscall", "errno values, signals, and flags of inherited descriptors",
+		"daemons/cleanup daemons/commands/posthouse daemons/qmgr daemons/smtp " +
+			"pkg/activation pkg/daemon pkg/ipc pkg/mailtest/probe pkg/smtpclient", false},
+	{"golang.org/x/sys/unix", "openat and its kin, statfs (cleanup, durable, mailbox, queue, users); descriptors (ipc)",
+		"daemons/cleanup pkg/durable pkg/ipc pkg/mailbox pkg/mailtest pkg/mailtest/probe pkg/queue pkg/users", false},
+
+	{"net", "connections: dialled (dns, ipc, smtp), inherited (activation, daemon, smtpd), served and used (smtpserver, smtpclient)",
+		"daemons/smtp daemons/smtpd pkg/activation pkg/daemon pkg/dns pkg/dns/dnstest pkg/ipc pkg/mailtest/probe pkg/smtpclient pkg/smtpserver", false},
+	{dials, "smtp: mail hosts; dns: name servers; ipc: sockets of the system", "daemons/smtp pkg/dns pkg/ipc pkg/mailtest/probe", false},
+	{"net.Listen net.Listen[A-Z]*", "systemd listens", "pkg/dns/dnstest", false},
+	{"crypto/tls", "nothing speaks TLS yet", "", false},
+	{"math/rand math/rand/v2", "can be guessed; smtp: the order of equal MX hosts", "daemons/smtp", false},
+
+	{"github.com/coreos/go-systemd/v22/*", "inherited sockets and sd_notify (activation), the journal (maillog)", "pkg/activation pkg/maillog", false},
+	{"github.com/emersion/go-smtp github.com/emersion/go-sasl", "the other side in tests; the engines are ours", "", false},
+	{"golang.org/x/crypto/argon2", "password hashes", "pkg/users", false},
+	{"golang.org/x/net/dns/dnsmessage", "messages of DNS", "pkg/dns pkg/dns/dnstest", false},
+	{"golang.org/x/net/idna", "names as they are asked for", "daemons/smtp pkg/dns", false},
+	{"gopkg.in/yaml.v3", "the configuration only", "pkg/config", false},
+
+	{"posthouse/pkg/activation", "one process takes the sockets over once", "pkg/daemon", false},
+	{"posthouse/pkg/agent", "agents; qmgr logs recipients that no agent has seen", "daemons/qmgr daemons/smtp daemons/virtual", false},
+	{"posthouse/pkg/cli posthouse/pkg/mailq", "for people", "daemons/commands/posthouse daemons/commands/sendmail", false},
+	{"posthouse/pkg/dns", "has a network", "daemons/dns daemons/smtp", false},
+	{"posthouse/pkg/durable", "who acknowledges what it has written: the queue, the mail store", "daemons/cleanup daemons/virtual", false},
+	{"posthouse/pkg/header", "who completes messages", "daemons/cleanup daemons/commands/sendmail", false},
+	{"posthouse/pkg/mailbox", "the mail store has one owner", "daemons/virtual", false},
+	{"posthouse/pkg/queue", "writes incoming/ (cleanup), owns (qmgr), lists (showq); all others get descriptors", "daemons/cleanup daemons/qmgr daemons/showq", false},
+	{"posthouse/pkg/smtpclient", "has a network", "daemons/smtp", false},
+	{"posthouse/pkg/smtpserver", "faces the network", "daemons/smtpd", false},
+	{"posthouse/pkg/table", "who reads tables: rewrite; posthouse checks them; the table of users", "daemons/commands/posthouse daemons/rewrite pkg/users", false},
+	{"posthouse/pkg/users", "has password hashes: who looks up, who edits", "daemons/commands/posthouse daemons/rewrite", false},
+}
+
+// socket is who serves a socket below /run/posthouse/, and what is spoken there.
+type socket struct{ program, protocol string }
+
+var sockets = map[string]socket{
+	"private/bounce":  {"daemons/bounce", "bounce"},
+	"private/cleanup": {"daemons/cleanup", "cleanup"},
+	"private/dns":     {"daemons/dns", "resolve"},
+	"private/qmgr":    {"daemons/qmgr", "arrival"},
+	"private/queue":   {"daemons/qmgr", "queuectl"}, // group _ph-admin: its clients are people
+	"private/rewrite": {"daemons/rewrite", "rewrite"},
+	"private/smtp":    {"daemons/smtp", "delivery"},
+	"private/virtual": {"daemons/virtual", "delivery"},
+	"public/showq":    {"daemons/showq", "showq"},
+	"public/submit":   {"daemons/pickup", "cleanup"},
+}
+
+// program is what a program may do beyond serving its sockets.
+type program struct {
+	services string // its units; commands have none
+	asks     string // protocols of which it is the client
+	network  bool   // takes part in the network; smtpd does not: it is given its connections
+}
+
+var programs = map[string]program{
+	"daemons/bounce":             {"bounce", "cleanup", false},
+	"daemons/cleanup":            {"cleanup", "arrival rewrite", false},
+	"daemons/commands/posthouse": {"", "queuectl showq", false},
+	"daemons/commands/sendmail":  {"", "cleanup queuectl showq", false},
+	"daemons/dns":                {"dns", "", true},
+	"daemons/pickup":             {"pickup", "cleanup", false},
+	"daemons/qmgr":               {"qmgr", "bounce delivery rewrite", false},
+	"daemons/rewrite":            {"rewrite", "", false},
+	"daemons/showq":              {"showq", "", false},
+	"daemons/smtp":               {"smtp", "", true},
+	"daemons/smtpd":              {"smtpd submission", "cleanup resolve rewrite", false},
+	"daemons/virtual":            {"virtual", "", false},
+}
+
+// Budgets of files that are not tests.
+const (
+	maxLines     = 600
+	maxFuncLines = 70
+	maxParams    = 4
+)
+
+var excused = map[string]string{
+	"pkg/agent.Log":           "a log line has five sources",
+	"pkg/ipc.Call":            "the context makes the fifth parameter",
+	"pkg/mailtest/probe.load": "as on its command line",
+}
