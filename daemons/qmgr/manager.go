@@ -365,7 +365,10 @@ func (m *manager) admit(p place, id queueid.ID) bool {
 	m.settle()
 	m.mu.Unlock()
 	m.slots <- struct{}{}
-	m.wg.Go(func() { m.load(msg, func() { <-m.slots }) })
+	m.wg.Go(func() {
+		defer func() { <-m.slots }()
+		m.load(msg)
+	})
 	return true
 }
 

@@ -64,11 +64,8 @@ func (msg *message) fields() maillog.Fields {
 }
 
 // load moves a message into active/, reads it, and schedules its deliveries.
-// moved is called when it is no longer where it was.
-func (m *manager) load(msg *message, moved func()) {
-	ok := m.read(msg)
-	moved()
-	if !ok {
+func (m *manager) load(msg *message) {
+	if !m.read(msg) {
 		m.forget(msg)
 		return
 	}

@@ -30,6 +30,25 @@ import (
 	"posthouse/pkg/maillog"
 )
 
+// pause is what a connection does between requests.
+type pause struct {
+	since time.Time
+	kept  bool // it has had one, and its client knows that it may be closed
+}
+
+// firstPatience is how long a new connection may take for its first request
+// before it is taken for one that says nothing. Until then it is not closed:
+// its client could not know whether the request was carried out.
+const firstPatience = time.Second
+
+// end is when the daemon may close the connection.
+func (p pause) end() time.Time {
+	if p.kept {
+		return p.since
+	}
+	return p.since.Add(firstPatience)
+}
+
 // ConfigDir is where the configuration is.
 const ConfigDir = "/etc/posthouse"
 
@@ -58,8 +77,8 @@ type Daemon struct {
 	clients int
 	used    int
 	lastEnd time.Time
-	idle    map[*ipc.Conn]struct{} // kept connections that wait for a request
-	wakers  []func()               // make accept loops and FIFO readers look at ending
+	idle    map[*ipc.Conn]pause // connections that wait for a request
+	wakers  []func()            // make accept loops and FIFO readers look at ending
 	end     chan string
 
 	loops    sync.WaitGroup
@@ -94,7 +113,7 @@ func run(name string, log *maillog.Logger, setup func(*Daemon) error) error {
 	defer cancel()
 	d := &Daemon{
 		Name: name, Log: log, watcher: watcher, sockets: sockets, limits: watcher.Current().Daemon(name),
-		ctx: ctx, cancel: cancel, lastEnd: time.Now(), idle: make(map[*ipc.Conn]struct{}), end: make(chan string, 16),
+		ctx: ctx, cancel: cancel, lastEnd: time.Now(), idle: make(map[*ipc.Conn]pause), end: make(chan string, 16),
 	}
 	d.stopping, d.stop = context.WithCancel(ctx)
 	defer d.stop()
@@ -196,7 +215,7 @@ func (d *Daemon) IPC(name string, p ipc.Protocol, handle func(ctx context.Contex
 		if err := ipc.Greet(c, p); err != nil {
 			return // the client is gone
 		}
-		for d.await(c) {
+		for kept := false; d.await(c, kept); kept = true {
 			msg, file, err := c.ReceiveFile(maxMessage)
 			d.resume(c, err == nil)
 			if err != nil {
@@ -229,15 +248,17 @@ func isEnd(err error) bool {
 	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.EOF)
 }
 
-// await marks c as waiting for a request. It reports false when the daemon is
-// about to end.
-func (d *Daemon) await(c *ipc.Conn) bool {
+// await marks c as waiting for a request, kept if it is not the first. It
+// reports false when the daemon is about to end.
+func (d *Daemon) await(c *ipc.Conn, kept bool) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	p := pause{time.Now(), kept}
 	if d.ending {
-		return false
+		_ = c.SetReadDeadline(p.end())
+		return !kept
 	}
-	d.idle[c] = struct{}{}
+	d.idle[c] = p
 	d.room.Broadcast()
 	return true
 }
@@ -334,14 +355,31 @@ func (d *Daemon) waitForRoom() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for !d.ending && d.limits.MaxClients > 0 && d.clients >= d.limits.MaxClients {
-		for c := range d.idle {
-			delete(d.idle, c)
-			_ = c.SetReadDeadline(time.Unix(1, 0)) // its handler ends
-			break
-		}
+		again := d.evict()
 		d.room.Wait()
+		again.Stop()
 	}
 	return !d.ending
+}
+
+// evict closes the connection that has been kept for longest. Where there is
+// none, d.room is signalled when a silent one may go. d.mu is held.
+func (d *Daemon) evict() (again *time.Timer) {
+	var oldest *ipc.Conn
+	for c, p := range d.idle {
+		if oldest == nil || p.end().Before(d.idle[oldest].end()) {
+			oldest = c
+		}
+	}
+	wait := firstPatience
+	if oldest != nil {
+		if wait = time.Until(d.idle[oldest].end()); wait <= 0 {
+			delete(d.idle, oldest)
+			_ = oldest.SetReadDeadline(time.Unix(1, 0)) // its handler ends
+			wait = firstPatience
+		}
+	}
+	return time.AfterFunc(wait, d.room.Broadcast)
 }
 
 // supervise serves until there is a reason to end, and ends in an order that
@@ -359,8 +397,8 @@ func (d *Daemon) supervise() {
 	d.mu.Lock()
 	d.ending = true
 	d.room.Broadcast()
-	for c := range d.idle {
-		_ = c.SetReadDeadline(time.Unix(1, 0))
+	for c, p := range d.idle {
+		_ = c.SetReadDeadline(p.end())
 	}
 	d.mu.Unlock()
 	// Never shutdown(2) or unlink: that would destroy systemd's socket.
