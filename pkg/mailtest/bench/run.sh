@@ -1,0 +1,185 @@
+#!/bin/sh
+# pkg/mailtest/bench/run.sh: Postfix (Debian's package, tuned) and Posthouse, each in a machine of its own on this host,
+# take turns at the same work: 4 KB messages by smtp-source over loopback, queues and Maildirs on the same disk.
+#   accept    until the last 250; nothing is delivered
+#   session   the same, all messages of a client over one connection
+#   relay     until smtp-sink has all
+#   deliver   until all are in a Maildir
+# Prints the median of each, the ratio of the two, and what a message costs: CPU of the whole machine, journald and systemd
+# included but not the load generator, and flushes of the disk (with those of everyone else on this host).
+# BENCH_SESSIONS='1 10 50'   clients at once
+# BENCH_ROUNDS=3             runs of each
+# BENCH_MESSAGES=3000        messages of a run; a third of that from a single client
+# BENCH_WORK='accept session relay deliver'
+set -eu
+cd "$(dirname "$0")/../../.."
+sessions=${BENCH_SESSIONS:-1 10 50} rounds=${BENCH_ROUNDS:-3} messages=${BENCH_MESSAGES:-3000}
+work=${BENCH_WORK:-accept session relay deliver}
+export STATE=${STATE:-/run/posthouse-test} OVERLAY=${OVERLAY:-/var/tmp} OWNER=$$
+disk=$OVERLAY/posthouse-bench.$$
+results=$disk/results
+machine() { pkg/mailtest/machine.sh "$@"; }
+die() { echo "bench: $*" >&2; exit 1; }
+
+finish() {
+	for mta in postfix posthouse; do
+		machine run bench-$mta sh -c 'kill $(cat /run/sink)' 2>/dev/null || true
+		machine down bench-$mta
+	done
+	rm -rf --one-file-system "$disk"
+}
+trap finish EXIT
+trap 'exit 130' INT TERM
+
+# boot MTA: a machine whose queue and mail are on the disk itself and not on an overlay.
+boot() {
+	mkdir -p "$disk/$1/spool" "$disk/$1/vmail"
+	machine up "bench-$1" "$root" --bind="$disk/$1/spool:/var/spool" --bind="$disk/$1/vmail:/var/vmail"
+	machine run "bench-$1" sh -eu >"$disk/$1/log" 2>&1 || { tail -n 20 "$disk/$1/log" >&2; die "cannot set up $1"; }
+	# Not a unit of the machine, so that its CPU does not count.
+	machine run "bench-$1" sh -c 'echo $$ >/run/sink; exec smtp-sink -u nobody 127.0.0.1:2600 200' >/dev/null 2>&1 &
+}
+
+set -- build/posthouse_*.deb
+[ $# -eq 1 ] && [ -f "$1" ] || die "there has to be one package build/posthouse_*.deb: make deb"
+root=$(pkg/mailtest/root.sh bookworm)
+mkdir -p "$disk"
+echo "bench: booting Postfix and Posthouse" >&2
+
+boot postfix <<'SETUP'
+export DEBIAN_FRONTEND=noninteractive
+mkdir -p /var/log/postfix
+dpkg --install /opt/postfix/postfix.deb
+postconf -e myhostname=mail.example.org mydestination= 'mynetworks=127.0.0.0/8' inet_protocols=ipv4 \
+	in_flow_delay=0 default_process_limit=200 default_destination_concurrency_limit=50 initial_destination_concurrency=20 \
+	'smtp_connection_cache_destinations=[127.0.0.1]:2600' qmgr_message_active_limit=50000 max_use=10000 \
+	smtpd_tls_security_level=none smtp_tls_security_level=none smtpd_peername_lookup=no maillog_file=/var/log/postfix/log \
+	virtual_mailbox_domains=example.net virtual_mailbox_base=/var/vmail virtual_mailbox_maps=static:example.net/alice/Maildir/ \
+	virtual_uid_maps=static:5000 virtual_gid_maps=static:5000 relay_domains=sink.example \
+	'transport_maps=inline:{sink.example=smtp:[127.0.0.1]:2600}' \
+	'smtpd_recipient_restrictions=check_recipient_access inline:{hold@example.net=HOLD}'
+chown 5000:5000 /var/vmail
+systemctl restart postfix
+SETUP
+
+mkdir -p "$disk/posthouse/spool"
+cp "$1" "$disk/posthouse/spool/posthouse.deb"
+boot posthouse <<'SETUP'
+dpkg --install /var/spool/posthouse.deb
+cat >/etc/posthouse/conf.d/bench.yaml <<'YAML'
+hostname: mail.example.org
+domains:
+  virtual: {example.net: {}}
+  relay: {sink.example: {to: "smtp:[127.0.0.1]:2600"}}
+queue: {active_messages: 50000}
+transports:
+  smtp: {deliveries: 200, concurrency: 50, initial_concurrency: 20}
+  virtual: {deliveries: 200, concurrency: 50, initial_concurrency: 20}
+YAML
+posthouse check
+posthouse user add --no-password alice@example.net
+posthouse user add --no-password hold@example.net
+systemctl enable --now posthouse-smtpd.socket
+SETUP
+
+queue() {
+	case $1 in
+	postfix) echo "$disk/postfix/spool/postfix/incoming $disk/postfix/spool/postfix/active $disk/postfix/spool/postfix/deferred" ;;
+	posthouse) echo "$disk/posthouse/spool/posthouse" ;;
+	esac
+}
+files() { find "$@" -type f 2>/dev/null | wc -l; }
+cpu() { while read -r g; do if [ -f "$g/cpu.stat" ]; then sed -n 's/^usage_usec //p' "$g/cpu.stat"; fi; done <"$STATE/bench-$1/cgroups"; }
+flushes() { awk -v major="$(stat -c %Hd "$disk")" -v minor="$(stat -c %Ld "$disk")" '$1 == major && $2 == minor {print $19}' /proc/diskstats; }
+now() { date +%s%N; }
+
+# run MTA WORK SESSIONS MESSAGES: one line of results.
+run() {
+	mta=$1 what=$2 clients=$3 n=$4
+	set -- smtp-source -s "$clients" -m "$n" -l 4096 -f sender@example.org
+	to=alice@example.net
+	case $what in
+	accept) to=hold@example.net ;;
+	session) to=hold@example.net; set -- "$@" -d ;;
+	relay) to=x@sink.example ;;
+	esac
+	held="$disk/$mta/spool/postfix/hold"
+	if [ $mta = posthouse ]; then held=$disk/posthouse/spool/posthouse/incoming; fi
+	case $what in accept | session)
+		if [ $mta = posthouse ]; then
+			machine run bench-posthouse systemctl stop posthouse-qmgr.timer posthouse-qmgr.socket posthouse-qmgr-wake.socket posthouse-queue.socket posthouse-qmgr.service
+		fi ;;
+	esac
+	cpu=$(cpu $mta) flushes=$(flushes) start=$(now)
+	machine run "bench-$mta" "$@" -t "$to" 127.0.0.1:25 || die "$mta: smtp-source failed"
+	case $what in relay | deliver)
+		# Unquoted: a list.
+		until [ "$(files $(queue $mta))" = 0 ]; do
+			if [ $(($(now) - start)) -gt 120000000000 ]; then
+				machine run "bench-$mta" mailq | tail -n 20 >&2
+				die "$mta $what: the queue is not empty after two minutes"
+			fi
+			sleep 0.02
+		done ;;
+	esac
+	end=$(now)
+	echo "$what $clients $mta $n $((end - start)) $(($(cpu $mta) - cpu)) $(($(flushes) - flushes))" >>"$results"
+	case $what in
+	accept | session)
+		[ "$(files "$held")" = "$n" ] || die "$mta $what: $(files "$held") of $n messages are in the queue"
+		find "$held" -type f -delete
+		if [ $mta = posthouse ]; then
+			machine run bench-posthouse systemctl start posthouse-qmgr.timer posthouse-qmgr.socket posthouse-qmgr-wake.socket posthouse-queue.socket
+		fi
+		;;
+	deliver)
+		[ "$(files "$disk/$mta/vmail")" = "$n" ] || die "$mta $what: $(files "$disk/$mta/vmail") of $n messages are in the Maildir"
+		find "$disk/$mta/vmail" -type f -delete
+		;;
+	esac
+}
+
+for mta in postfix posthouse; do # warm up
+	for what in $work; do run $mta $what 10 300; done
+done
+: >"$results"
+for what in $work; do
+	for clients in $sessions; do
+		n=$messages
+		if [ "$clients" = 1 ]; then n=$((messages / 3)); fi
+		i=0
+		while [ $i -lt "$rounds" ]; do
+			i=$((i + 1))
+			echo "bench: $what, $clients sessions, run $i of $rounds" >&2
+			run postfix "$what" "$clients" "$n"
+			run posthouse "$what" "$clients" "$n"
+		done
+	done
+done
+
+echo "Medians of $rounds alternating runs; 4 KB messages; Postfix $(machine run bench-postfix postconf -h mail_version), tuned; $(nproc) processors."
+echo "The rates are of this machine and this hour; the ratios are what counts."
+awk '
+function median(s,   a, n, i, j, t) {
+	n = split(s, a, " ")
+	for (i = 2; i <= n; i++) for (j = i; j > 1 && a[j-1] + 0 > a[j] + 0; j--) {t = a[j]; a[j] = a[j-1]; a[j-1] = t}
+	return n % 2 ? a[(n+1)/2] : (a[n/2] + a[n/2+1]) / 2
+}
+{
+	key = $1 " " $2
+	if (!(key in seen)) {seen[key]; order[++keys] = key}
+	rate[key, $3] = rate[key, $3] " " $4 / ($5 / 1e9)
+	cpu[key, $3] = cpu[key, $3] " " $6 / 1000 / $4
+	flush[key, $3] = flush[key, $3] " " $7 / $4
+}
+END {
+	format = "%-8s %8s | %9s %9s %6s | %8s %9s | %8s %9s\n"
+	printf format, "", "sessions", "Postfix/s", "Posth./s", "ratio", "CPU ms", "CPU ms", "flushes", "flushes"
+	for (i = 1; i <= keys; i++) {
+		k = order[i]; split(k, w, " ")
+		a = median(rate[k, "postfix"]); b = median(rate[k, "posthouse"])
+		printf format, w[1], w[2], sprintf("%.0f", a), sprintf("%.0f", b), sprintf("%.2f", b / a),
+			sprintf("%.2f", median(cpu[k, "postfix"])), sprintf("%.2f", median(cpu[k, "posthouse"])),
+			sprintf("%.2f", median(flush[k, "postfix"])), sprintf("%.2f", median(flush[k, "posthouse"]))
+	}
+}' "$results"
