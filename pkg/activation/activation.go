@@ -5,8 +5,11 @@ package activation
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"maps"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -18,7 +21,8 @@ import (
 // Sockets are the descriptors that were passed, by FileDescriptorName=.
 type Sockets struct {
 	files map[string][]*os.File
-	older *os.File // see Successor
+	asked map[string]bool // names that somebody serves
+	older *os.File        // see Successor
 }
 
 // Environment variables for a successor; see Successor.
@@ -30,7 +34,7 @@ const (
 // Take takes the descriptors, from systemd or from a predecessor. It is called
 // once, first thing.
 func Take() (*Sockets, error) {
-	s := &Sockets{files: make(map[string][]*os.File)}
+	s := &Sockets{files: make(map[string][]*os.File), asked: make(map[string]bool)}
 	if names := os.Getenv(envNames); names != "" {
 		if err := os.Unsetenv(envNames); err != nil {
 			return nil, fmt.Errorf("activation: %w", err)
@@ -58,11 +62,25 @@ func (s *Sockets) Names() []string {
 	return names
 }
 
-// Listeners returns the listening sockets called name; the descriptors stay
-// open for a successor.
-func (s *Sockets) Listeners(name string) ([]Listener, error) {
+// Streams returns the listening stream sockets called name, UNIX or TCP; none
+// where the socket unit is off. The descriptors stay open for a successor.
+func (s *Sockets) Streams(name string) ([]Listener, error) {
+	return s.listeners(name, syscall.SOCK_STREAM)
+}
+
+// Packets returns the listening SOCK_SEQPACKET sockets called name; none where
+// the socket unit is off.
+func (s *Sockets) Packets(name string) ([]Listener, error) {
+	return s.listeners(name, syscall.SOCK_SEQPACKET)
+}
+
+func (s *Sockets) listeners(name string, kind int) ([]Listener, error) {
+	s.asked[name] = true
 	var all []Listener
 	for _, f := range s.files[name] {
+		if err := checkListening(f, kind); err != nil {
+			return nil, fmt.Errorf("activation: socket %q: %w", name, err)
+		}
 		ln, err := net.FileListener(f)
 		if err != nil {
 			return nil, fmt.Errorf("activation: socket %q: %w", name, err)
@@ -79,16 +97,45 @@ func (s *Sockets) Listeners(name string) ([]Listener, error) {
 	return all, nil
 }
 
+// checkListening reports where f is not a listening socket of the kind: a stream
+// that is served as packets, or the other way round, would be misread.
+func checkListening(f *os.File, kind int) error {
+	names := map[int]string{syscall.SOCK_STREAM: "stream", syscall.SOCK_SEQPACKET: "packet"}
+	fd := int(f.Fd())
+	got, err := syscall.GetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_TYPE)
+	if err != nil {
+		return fmt.Errorf("no %s socket: %w", names[kind], err)
+	}
+	if got != kind {
+		return fmt.Errorf("no %s socket but one of type %d", names[kind], got)
+	}
+	listens, err := syscall.GetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_ACCEPTCONN)
+	if err != nil {
+		return fmt.Errorf("no listening socket: %w", err)
+	}
+	if listens == 0 {
+		return errors.New("no listening socket")
+	}
+	return nil
+}
+
 // Listener is a listener whose Accept can be ended by a deadline.
 type Listener interface {
 	net.Listener
 	SetDeadline(time.Time) error
 }
 
-// FIFOs returns the FIFOs called name, ready for reads with a deadline.
+// FIFOs returns the FIFOs called name, ready for reads with a deadline; none
+// where the socket unit is off.
 func (s *Sockets) FIFOs(name string) ([]*os.File, error) {
+	s.asked[name] = true
 	var all []*os.File
 	for _, f := range s.files[name] {
+		if info, err := f.Stat(); err != nil {
+			return nil, fmt.Errorf("activation: FIFO %q: %w", name, err)
+		} else if info.Mode().Type() != fs.ModeNamedPipe {
+			return nil, fmt.Errorf("activation: %q is no FIFO but %v", name, info.Mode())
+		}
 		fd, err := syscall.Dup(int(f.Fd()))
 		if err == nil {
 			syscall.CloseOnExec(fd)
@@ -100,6 +147,21 @@ func (s *Sockets) FIFOs(name string) ([]*os.File, error) {
 		all = append(all, os.NewFile(uintptr(fd), name))
 	}
 	return all, nil
+}
+
+// Check is called when everybody has asked for what they serve. It reports a
+// socket that nobody serves, for whoever connects to it would wait for ever
+// while systemd starts process after process; and that there is nothing to serve.
+func (s *Sockets) Check() error {
+	for _, name := range slices.Sorted(maps.Keys(s.files)) {
+		if !s.asked[name] {
+			return fmt.Errorf("activation: socket %q is served by nobody", name)
+		}
+	}
+	if len(s.files) == 0 && len(s.asked) > 0 {
+		return fmt.Errorf("activation: none of the sockets %q was passed", slices.Sorted(maps.Keys(s.asked)))
+	}
+	return nil
 }
 
 // Notify tells systemd the state of this process. Without systemd it does nothing.
@@ -153,7 +215,9 @@ func (s *Sockets) Successor() error {
 	if _, err := syscall.Dup(int(w.Fd())); err != nil {
 		return fmt.Errorf("successor: %w", err)
 	}
-	if err := Notify("MAINPID=" + strconv.Itoa(p.Pid)); err != nil {
+	// The new main process is as alive as can be: on a busy machine none of a
+	// chain of successors may live long enough to say so before the time is up.
+	if err := Notify("MAINPID=" + strconv.Itoa(p.Pid) + "\n" + Alive); err != nil {
 		return err
 	}
 	return p.Release()
