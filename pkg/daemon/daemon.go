@@ -121,6 +121,9 @@ func run(name string, log *maillog.Logger, setup func(*Daemon) error) error {
 	if err := setup(d); err != nil {
 		return err
 	}
+	if err := sockets.Check(); err != nil {
+		return err
+	}
 	if err := activation.Notify(activation.Ready); err != nil {
 		log.Warn(nil, "%v", err)
 	}
@@ -192,12 +195,17 @@ func (d *Daemon) count() {
 // Stream serves the stream sockets called name: handle has the connection for
 // its whole life, which counts as one use.
 func (d *Daemon) Stream(name string, handle func(context.Context, net.Conn)) error {
-	return d.listen(name, func(c net.Conn) {
+	listeners, err := d.sockets.Streams(name)
+	if err != nil {
+		return err
+	}
+	d.listen(listeners, func(c net.Conn) {
 		d.begin()
 		defer d.done()
 		d.count()
 		handle(d.ctx, c)
 	})
+	return nil
 }
 
 // IPC serves the sockets called name: handle is called for each message of a
@@ -205,7 +213,11 @@ func (d *Daemon) Stream(name string, handle func(context.Context, net.Conn)) err
 // error the connection ends. file is nil unless the client passed one; handle
 // closes it.
 func (d *Daemon) IPC(name string, p ipc.Protocol, handle func(ctx context.Context, c *ipc.Conn, msg []byte, file *os.File) error) error {
-	return d.listen(name, func(nc net.Conn) {
+	listeners, err := d.sockets.Packets(name)
+	if err != nil {
+		return err
+	}
+	d.listen(listeners, func(nc net.Conn) {
 		uc, ok := nc.(*net.UnixConn)
 		if !ok {
 			d.Log.Error(nil, "socket %s: a %T", name, nc)
@@ -236,6 +248,7 @@ func (d *Daemon) IPC(name string, p ipc.Protocol, handle func(ctx context.Contex
 			}
 		}
 	})
+	return nil
 }
 
 // maxMessage bounds the first message of a request, whatever the protocol; the
@@ -306,16 +319,11 @@ func (d *Daemon) addLoop(wake, loop func()) {
 	d.serve = append(d.serve, loop)
 }
 
-// listen adds an accept loop for each socket called name.
-func (d *Daemon) listen(name string, handle func(net.Conn)) error {
-	listeners, err := d.sockets.Listeners(name)
-	if err != nil {
-		return err
-	}
+// listen adds an accept loop for each listener.
+func (d *Daemon) listen(listeners []activation.Listener, handle func(net.Conn)) {
 	for _, ln := range listeners {
 		d.addLoop(func() { _ = ln.SetDeadline(time.Unix(1, 0)) }, func() { d.accept(ln, handle) })
 	}
-	return nil
 }
 
 func (d *Daemon) accept(ln activation.Listener, handle func(net.Conn)) {
