@@ -61,6 +61,7 @@ type Daemon struct {
 	sockets *activation.Sockets
 	limits  config.Limits
 	serve   []func()
+	fifos   []*os.File
 	handOff bool
 	onEnd   []func()
 
@@ -76,10 +77,11 @@ type Daemon struct {
 	busy    int // requests and sessions under way, and holds
 	clients int
 	used    int
+	holds   int
 	lastEnd time.Time
 	idle    map[*ipc.Conn]pause // connections that wait for a request
 	wakers  []func()            // make accept loops and FIFO readers look at ending
-	end     chan string
+	end     chan error          // why to end: nil for max_use
 
 	loops    sync.WaitGroup
 	handlers sync.WaitGroup
@@ -87,50 +89,64 @@ type Daemon struct {
 
 // Main runs a daemon and ends the process. Exit status 1 makes systemd wait
 // for a few seconds before it starts the next one.
+//
+// Status 0 stands for an end in order: max_use, max_idle, SIGTERM, SIGHUP. A
+// panic ends the process at once, with status 2: what else it was doing is then
+// not known to be right, and who has had no answer tries again.
 func Main(name string, setup func(*Daemon) error) {
-	log := maillog.New(name)
-	err := run(name, log, setup)
-	if err != nil {
-		log.Error(nil, "%v", err)
-	}
-	log.Flush()
-	if err != nil {
-		os.Exit(1)
-	}
-	os.Exit(0)
+	os.Exit(status(ConfigDir, name, setup))
 }
 
-func run(name string, log *maillog.Logger, setup func(*Daemon) error) error {
+func status(dir, name string, setup func(*Daemon) error) int {
+	log := maillog.New(name)
+	defer log.Flush()
+	d, err := start(dir, name, log)
+	if err == nil {
+		err = d.run(setup)
+	}
+	if err != nil {
+		log.Error(nil, "%v", err)
+		return 1
+	}
+	return 0
+}
+
+func start(dir, name string, log *maillog.Logger) (*Daemon, error) {
 	sockets, err := activation.Take()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	watcher, err := config.NewWatcher(ConfigDir, func(err error) { log.Warn(nil, "configuration: the old one stays in force: %v", err) })
+	watcher, err := config.NewWatcher(dir, func(err error) { log.Warn(nil, "configuration: the old one stays in force: %v", err) })
 	if err != nil {
-		return fmt.Errorf("configuration: %w", err)
+		return nil, fmt.Errorf("configuration: %w", err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
 	d := &Daemon{
 		Name: name, Log: log, watcher: watcher, sockets: sockets, limits: watcher.Current().Daemon(name),
-		ctx: ctx, cancel: cancel, lastEnd: time.Now(), idle: make(map[*ipc.Conn]pause), end: make(chan string, 16),
+		lastEnd: time.Now(), idle: make(map[*ipc.Conn]pause), end: make(chan error, 16),
 	}
-	d.stopping, d.stop = context.WithCancel(ctx)
-	defer d.stop()
+	d.ctx, d.cancel = context.WithCancel(context.Background())
+	d.stopping, d.stop = context.WithCancel(d.ctx)
 	d.room = sync.NewCond(&d.mu)
+	return d, nil
+}
+
+func (d *Daemon) run(setup func(*Daemon) error) error {
+	defer d.cancel()
 	if err := setup(d); err != nil {
 		return err
 	}
-	if err := sockets.Check(); err != nil {
+	if err := d.sockets.Check(); err != nil {
 		return err
 	}
+	// From here on there may be clients, and a signal must not cut them off.
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	if err := activation.Notify(activation.Ready); err != nil {
-		log.Warn(nil, "%v", err)
+		d.Log.Warn(nil, "%v", err)
 	}
 	// What start-up needed is of no more use.
 	debug.FreeOSMemory()
-	d.supervise()
-	return nil
+	return d.supervise(signals)
 }
 
 // Config returns the configuration that is in force now.
@@ -143,10 +159,20 @@ func (d *Daemon) Context() context.Context { return d.ctx }
 // itself: a session ends as soon as its protocol allows it.
 func (d *Daemon) Stopping() context.Context { return d.stopping }
 
-// Hold keeps the daemon from going away by itself until release is called.
+// Hold keeps the daemon from going away for being idle until release is called.
+// Where it goes for another reason, max_use or SIGHUP, and has a FIFO, the next
+// process is started at once, since there may be no client to start it.
 func (d *Daemon) Hold() (release func()) {
-	d.begin()
-	return sync.OnceFunc(d.done)
+	d.hold(1)
+	return sync.OnceFunc(func() { d.hold(-1) })
+}
+
+func (d *Daemon) hold(n int) {
+	d.mu.Lock()
+	d.busy += n
+	d.holds += n
+	d.lastEnd = time.Now()
+	d.mu.Unlock()
 }
 
 // OnEnd has f called after the last request, before the process ends.
@@ -188,7 +214,7 @@ func (d *Daemon) count() {
 	last := d.limits.MaxUse > 0 && d.used == d.limits.MaxUse
 	d.mu.Unlock()
 	if last {
-		d.end <- "max_use"
+		d.end <- nil
 	}
 }
 
@@ -293,6 +319,7 @@ func (d *Daemon) FIFO(name string, look func()) error {
 	if err != nil {
 		return err
 	}
+	d.fifos = append(d.fifos, fifos...)
 	for _, f := range fifos {
 		d.addLoop(func() { _ = f.SetReadDeadline(time.Unix(1, 0)) }, func() {
 			buf := make([]byte, 64<<10)
@@ -302,7 +329,7 @@ func (d *Daemon) FIFO(name string, look func()) error {
 					continue
 				}
 				if err != nil {
-					d.end <- fmt.Sprintf("FIFO %s: %v", name, err)
+					d.end <- fmt.Errorf("FIFO %s: %w", name, err)
 					return
 				}
 				d.begin()
@@ -333,6 +360,7 @@ func (d *Daemon) accept(ln activation.Listener, handle func(net.Conn)) {
 		case err == nil:
 			d.mu.Lock()
 			d.clients++
+			d.lastEnd = time.Now() // its request is about to come
 			d.mu.Unlock()
 			d.handlers.Go(func() {
 				defer func() {
@@ -349,7 +377,7 @@ func (d *Daemon) accept(ln activation.Listener, handle func(net.Conn)) {
 			d.Log.Warn(nil, "accept: %v", err)
 			time.Sleep(50 * time.Millisecond)
 		default:
-			d.end <- "accept: " + err.Error()
+			d.end <- fmt.Errorf("accept: %w", err)
 			return
 		}
 	}
@@ -393,13 +421,15 @@ func (d *Daemon) evict() (again *time.Timer) {
 // supervise serves until there is a reason to end, and ends in an order that
 // loses nothing: first nothing more is accepted, then everything that was
 // accepted is served, then the process goes. What arrives meanwhile waits in the
-// socket that systemd holds too, and has the next process started.
-func (d *Daemon) supervise() {
+// socket that systemd holds too, and has the next process started. The error is
+// what has kept the daemon from its work.
+func (d *Daemon) supervise(signals <-chan os.Signal) error {
+	alone := d.waitForPredecessor()
 	for _, loop := range d.serve {
 		d.loops.Go(loop)
 	}
-	why := d.waitForEnd()
-	if why == syscall.SIGTERM.String() {
+	told, err := d.waitForEnd(signals)
+	if told {
 		d.stop()
 	}
 	d.mu.Lock()
@@ -414,48 +444,96 @@ func (d *Daemon) supervise() {
 		wake()
 	}
 	d.loops.Wait()
-	d.mu.Lock()
-	sessions := d.busy
-	d.mu.Unlock()
-	if d.handOff && why == "max_use" && sessions > 0 {
+	if d.handOff && !told && err == nil && d.inUse() {
 		if err := d.sockets.Successor(); err != nil {
-			d.Log.Warn(nil, "new clients have to wait for %d sessions: %v", sessions, err)
+			d.Log.Warn(nil, "new clients have to wait for sessions to end: %v", err)
 		}
 	}
 	drained := make(chan struct{})
 	go func() {
 		d.handlers.Wait()
+		<-alone
+		for _, f := range d.onEnd {
+			f()
+		}
 		close(drained)
 	}()
-	d.drain(drained, why)
-	for _, f := range d.onEnd {
-		f()
+	told = d.drain(drained, signals, told)
+	if !told && err == nil {
+		d.wakeNext()
 	}
-	d.sockets.WaitForPredecessor()
+	return err
 }
 
-// drain waits for the handlers. A second SIGTERM is not needed: systemd kills
-// after TimeoutStopSec=, and sessions are told to end before that.
-func (d *Daemon) drain(drained <-chan struct{}, why string) {
-	if why != syscall.SIGTERM.String() {
-		watchdog := time.NewTicker(watchdogInterval())
-		defer watchdog.Stop()
-		for {
-			select {
-			case <-drained:
-				return
-			case <-watchdog.C:
-				_ = activation.Notify(activation.Alive)
-			}
+// wakeNext has systemd start the next process if something is left to do: by a
+// byte in our own FIFO, which nobody reads any more.
+func (d *Daemon) wakeNext() {
+	d.mu.Lock()
+	held := d.holds > 0
+	d.mu.Unlock()
+	if !held {
+		return
+	}
+	for _, f := range d.fifos {
+		// A FIFO that is full wakes as well.
+		_ = f.SetWriteDeadline(time.Now().Add(time.Second))
+		if _, err := f.Write([]byte{0}); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			d.Log.Warn(nil, "what is left to do has to wait for the next client: %v", err)
 		}
 	}
-	select {
-	case <-drained:
-	case <-time.After(stopPatience):
-		d.cancel()
-		<-drained
+}
+
+// waitForPredecessor keeps the daemon from going away as long as there is a
+// predecessor: until that has gone systemd would not notice, start no process,
+// and nobody would be served. The result is closed when it has gone.
+func (d *Daemon) waitForPredecessor() <-chan struct{} {
+	gone := make(chan struct{})
+	d.begin()
+	go func() {
+		d.sockets.WaitForPredecessor()
+		close(gone)
+		d.done()
+	}()
+	return gone
+}
+
+// inUse reports whether the end of this process may be far off.
+func (d *Daemon) inUse() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.clients > 0 || d.busy > 0
+}
+
+// drain waits until all is served. systemd kills after TimeoutStopSec=, and
+// sessions are told to end before that, also where the order to stop comes
+// while the daemon is going by itself. It returns whether there was one.
+func (d *Daemon) drain(drained <-chan struct{}, signals <-chan os.Signal, told bool) bool {
+	var patience <-chan time.Time
+	if told {
+		patience = time.After(stopPatience)
+	}
+	watchdog := time.NewTicker(watchdogInterval())
+	defer watchdog.Stop()
+	for {
+		select {
+		case <-drained:
+			return told
+		case <-watchdog.C:
+			_ = activation.Notify(activation.Alive)
+		case s := <-signals:
+			if isStop(s) && !told {
+				told = true
+				d.stop()
+				patience = time.After(stopPatience)
+			}
+		case <-patience:
+			d.cancel()
+		}
 	}
 }
+
+// isStop reports whether s asks to end at once; SIGHUP asks for a new process.
+func isStop(s os.Signal) bool { return s != syscall.SIGHUP }
 
 // stopPatience is how long a stop waits for what is under way before contexts
 // are cancelled. It is shorter than TimeoutStopSec= of the units.
@@ -468,23 +546,19 @@ func watchdogInterval() time.Duration {
 	return time.Hour
 }
 
-// waitForEnd returns why the daemon ends. Meanwhile it feeds the watchdog.
-func (d *Daemon) waitForEnd() string {
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+// waitForEnd returns when the daemon has to end: told to stop, or with an error,
+// or because it is time for the next process. Meanwhile it feeds the watchdog.
+func (d *Daemon) waitForEnd(signals <-chan os.Signal) (told bool, err error) {
 	watchdog := time.NewTicker(watchdogInterval())
 	defer watchdog.Stop()
 	idle := time.NewTimer(0)
 	defer idle.Stop()
 	for {
 		select {
-		case why := <-d.end:
-			if why != "max_use" {
-				d.Log.Error(nil, "ending: %s", why)
-			}
-			return why
+		case err := <-d.end:
+			return false, err
 		case s := <-signals:
-			return s.String()
+			return isStop(s), nil
 		case <-watchdog.C:
 			if err := activation.Notify(activation.Alive); err != nil {
 				d.Log.Warn(nil, "%v", err)
@@ -492,7 +566,7 @@ func (d *Daemon) waitForEnd() string {
 		case <-idle.C:
 			left, ended := d.idleTime()
 			if ended {
-				return "max_idle"
+				return false, nil
 			}
 			idle.Reset(left)
 		}
