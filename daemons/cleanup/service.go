@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -107,16 +108,17 @@ func (s *service) receive(ctx context.Context, c *ipc.Conn, t *transaction) erro
 		switch {
 		case err != nil:
 			return err
-		case r.Kind == cleanup.KindData:
-			t.write(r.Data)
-		case r.Kind == cleanup.KindEnd:
-			if stop() {
-				return c.SetReadDeadline(time.Time{})
-			}
-			return nil
-		default:
+		case r.Kind == cleanup.KindBegin:
 			return errors.New("a message within a message")
 		}
+		t.write(r.Data)
+		if r.Kind != cleanup.KindEnd {
+			continue
+		}
+		if stop() {
+			return c.SetReadDeadline(time.Time{})
+		}
+		return nil
 	}
 }
 
@@ -125,11 +127,19 @@ type transaction struct {
 	*service
 	cfg     *config.Config
 	id      queueid.ID
-	e       *envelope.Envelope
+	e       *envelope.Envelope // as it came, until open
+	only    addr.Mailbox
+	ready   chan addressed
 	file    spoolFile // nil when it is committed or given up
 	w       *queue.Writer
-	content *content
+	content *content // nil until open
 	refusal *dsn.Error
+}
+
+// addressed is an envelope with what its addresses stand for.
+type addressed struct {
+	e   *envelope.Envelope
+	err error
 }
 
 // begin opens a message, or says why not.
@@ -138,7 +148,7 @@ func (s *service) begin(ctx context.Context, e *envelope.Envelope) (*transaction
 	if e.Arrival.IsZero() {
 		e.Arrival = s.now()
 	}
-	var only addr.Mailbox
+	t := &transaction{service: s, cfg: cfg, e: e, ready: make(chan addressed, 1)}
 	switch n := len(e.Recipients); {
 	case n == 0:
 		return nil, dsn.Errorf("5.5.1", "no recipients")
@@ -146,21 +156,38 @@ func (s *service) begin(ctx context.Context, e *envelope.Envelope) (*transaction
 		return nil, dsn.Errorf("5.5.3", "%d recipients, the limit is %d", n, cfg.Limits.Recipients)
 	case n == 1:
 		original(&e.Recipients[0])
-		only = e.Recipients[0].Original
+		t.only = e.Recipients[0].Original
 	}
 	if err := s.checkSpace(cfg); err != nil {
 		return nil, err
 	}
-	if err := addresses(ctx, s.rewrite, e); err != nil {
-		return nil, s.unsure(err)
-	}
-	t := &transaction{service: s, cfg: cfg, e: e}
-	if err := t.create(only); err != nil {
+	if err := t.create(); err != nil {
 		s.log.Warn(t.fields(), "queue file: %v", err)
 		t.cancel()
 		return nil, diskError(err)
 	}
+	// While the client sends the content.
+	full := *e
+	full.Recipients = slices.Clone(e.Recipients)
+	go func() { t.ready <- addressed{&full, addresses(ctx, s.rewrite, &full)} }()
 	return t, nil
+}
+
+// open writes what comes before the content.
+func (t *transaction) open() error {
+	a := <-t.ready
+	if a.err != nil {
+		return t.unsure(a.err)
+	}
+	t.e = a.e
+	t.w = queue.NewWriter(t.file, t.e)
+	r := rules{
+		hostname: t.cfg.Hostname, size: int64(t.cfg.Limits.MessageSize),
+		header: int(t.cfg.Limits.HeaderSize), hops: t.cfg.Limits.Hops,
+	}
+	t.content = newContent(r, t.e, t.id, t.w)
+	_, err := io.WriteString(t.w, received(r.hostname, t.e, t.id, t.only))
+	return err
 }
 
 // checkSpace refuses messages while there is room for a few more, so that those
@@ -194,8 +221,8 @@ func (s *service) unsure(err error) *dsn.Error {
 // a random number in them; two tries are more than will be needed.
 const maxTries = 10
 
-// create makes the queue file and writes what comes before the content.
-func (t *transaction) create(only addr.Mailbox) error {
+// create makes the queue file.
+func (t *transaction) create() error {
 	for range maxTries {
 		id := t.ids.next(t.now())
 		f, err := t.spool.create(id)
@@ -206,14 +233,7 @@ func (t *transaction) create(only addr.Mailbox) error {
 			return err
 		}
 		t.id, t.file = id, f
-		t.w = queue.NewWriter(f, t.e)
-		r := rules{
-			hostname: t.cfg.Hostname, size: int64(t.cfg.Limits.MessageSize),
-			header: int(t.cfg.Limits.HeaderSize), hops: t.cfg.Limits.Hops,
-		}
-		t.content = newContent(r, t.e, id, t.w)
-		_, err = io.WriteString(t.w, received(r.hostname, t.e, id, only))
-		return err
+		return nil
 	}
 	return fmt.Errorf("no free queue ID in %d tries", maxTries)
 }
@@ -221,6 +241,9 @@ func (t *transaction) create(only addr.Mailbox) error {
 // write adds to the content. After a refusal what follows is thrown away: the
 // client hears of it at the end.
 func (t *transaction) write(p []byte) {
+	if t.refusal == nil && t.content == nil {
+		t.fail(t.open())
+	}
 	if t.refusal == nil {
 		t.fail(t.content.write(p))
 	}

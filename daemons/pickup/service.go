@@ -106,13 +106,14 @@ func receive(c *ipc.Conn, t transaction) error {
 		switch {
 		case err != nil:
 			return err
-		case r.Kind == cleanup.KindEnd:
-			return c.SetReadDeadline(time.Time{})
-		case r.Kind != cleanup.KindData:
+		case r.Kind == cleanup.KindBegin:
 			return errors.New("a message within a message")
 		case !failed:
 			_, err := t.Write(r.Data)
 			failed = err != nil
+		}
+		if r.Kind == cleanup.KindEnd {
+			return c.SetReadDeadline(time.Time{})
 		}
 	}
 }

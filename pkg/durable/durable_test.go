@@ -17,10 +17,14 @@ type fakeFS struct {
 	lost     map[*os.File]bool  // files with a write error of their own
 	gate     chan chan struct{} // nil: flushes do not wait
 
+	writeFails error
+
 	mu     sync.Mutex
 	calls  int
 	synced map[*os.File]int
 	whole  int
+
+	written int
 }
 
 var errDisk = errors.New("disk")
@@ -49,6 +53,13 @@ func (f *fakeFS) sync(file *os.File) error {
 	}
 	f.synced[file]++
 	return err
+}
+
+func (f *fakeFS) write(file *os.File) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.written++
+	return f.writeFails
 }
 
 func (f *fakeFS) syncAll(*os.File) error {
@@ -162,6 +173,27 @@ func TestBatch(t *testing.T) {
 	}
 }
 
+// TestWrite: an order is had for a flush where the file system has none.
+func TestWrite(t *testing.T) {
+	file, dir := new(os.File), new(os.File)
+	for _, tt := range []struct {
+		fs             *fakeFS
+		written, calls int
+		fails          bool
+	}{
+		{&fakeFS{traitsOf: traits{namesWithData: true, ordered: true, batches: true}}, 1, 0, false},
+		{&fakeFS{traitsOf: traits{ordered: true}, writeFails: errDisk}, 1, 0, true},
+		{&fakeFS{traitsOf: traits{namesWithData: true}}, 0, 1, false},
+		{&fakeFS{}, 0, 2, false},
+		{&fakeFS{failAt: 1}, 0, 1, true},
+	} {
+		err := newCommitter("auto", tt.fs).Write(file, dir)
+		if errors.Is(err, errDisk) != tt.fails || tt.fs.written != tt.written || tt.fs.calls != tt.calls {
+			t.Errorf("%+v: %v, %d writes, %d flushes", tt.fs.traitsOf, err, tt.fs.written, tt.fs.calls)
+		}
+	}
+}
+
 // TestBatchErrors: a failed syncfs is everybody's, a lost write is its file's.
 func TestBatchErrors(t *testing.T) {
 	ext4 := traits{device: 1, namesWithData: true, batches: true}
@@ -224,12 +256,18 @@ func TestKernel(t *testing.T) {
 					_, err = f.WriteString("content")
 				}
 				if err == nil {
+					err = c.Write(f, dir)
+				}
+				if err == nil {
 					err = c.Commit(f, dir)
 				}
 				if err != nil {
 					t.Errorf("%s: %v", how, err)
 				}
 				f.Close()
+				if err := c.Write(f, dir); err == nil {
+					t.Errorf("%s: a closed file was written", how)
+				}
 				if err := c.Commit(f, dir); err == nil {
 					t.Errorf("%s: a closed file was made durable", how)
 				}

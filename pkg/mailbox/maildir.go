@@ -16,8 +16,12 @@ import (
 	"posthouse/pkg/dsn"
 )
 
-// Syncer makes a new or renamed file durable: its data, and its name in dir.
+// Syncer is what durable.Committer does.
 type Syncer interface {
+	// Write sees to it that no name that f is given from now on becomes durable
+	// before its data.
+	Write(f, dir *os.File) error
+	// Commit makes a new or renamed file durable: its data, and its name in dir.
 	Commit(f, dir *os.File) error
 }
 
@@ -118,7 +122,7 @@ func (m *Maildir) deliver(path []string, head string, content io.Reader) (err er
 		return err
 	}
 	// The data first: a name in new/ must never show half a message.
-	if err := m.sync.Commit(f, tmp); err != nil {
+	if err := m.sync.Write(f, tmp); err != nil {
 		return err
 	}
 	final, err := finalName(f, now, m.host)

@@ -52,7 +52,7 @@ const MaxReply = 4096
 type Request struct {
 	Kind     Kind
 	Envelope *envelope.Envelope // for KindBegin
-	Data     []byte             // for KindData; valid until the next message is received
+	Data     []byte             // for KindData and KindEnd; valid until the next message is received
 }
 
 // DecodeRequest reads one message of a client. On an error the result is zero.
@@ -62,9 +62,8 @@ func DecodeRequest(b []byte) (Request, error) {
 	switch r.Kind {
 	case KindBegin:
 		r.Envelope = envelope.Decode(d)
-	case KindData:
+	case KindData, KindEnd:
 		r.Data = d.Raw()
-	case KindEnd:
 	default:
 		d.Fail(fmt.Errorf("message of kind %d", r.Kind))
 	}
@@ -169,6 +168,9 @@ func (t *Transaction) exchange() (Reply, error) {
 	return DecodeReply(b)
 }
 
+// kindAt is where the kind is in a message, behind the flag of the packet.
+const kindAt = 1
+
 func (t *Transaction) startData() {
 	t.buf.Reset()
 	t.buf.Uint8(uint8(KindData))
@@ -191,9 +193,6 @@ func (t *Transaction) Write(p []byte) (int, error) {
 }
 
 func (t *Transaction) flush() error {
-	if t.buf.Len() <= 1 {
-		return nil
-	}
 	if err := t.conn.Send(t.buf); err != nil {
 		return fmt.Errorf("cleanup: %w", err)
 	}
@@ -207,11 +206,7 @@ func (t *Transaction) flush() error {
 // again, for twice is the lesser evil.
 func (t *Transaction) Commit() error {
 	if t.err == nil {
-		t.err = t.flush()
-	}
-	if t.err == nil {
-		t.buf.Reset()
-		t.buf.Uint8(uint8(KindEnd))
+		t.buf.Data()[kindAt] = uint8(KindEnd) // what is left goes with it
 		var reply Reply
 		if reply, t.err = t.exchange(); t.err == nil {
 			t.release()
