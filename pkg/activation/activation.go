@@ -205,7 +205,7 @@ func (s *Sockets) Successor() error {
 			names += name + ":"
 		}
 	}
-	p, err := os.StartProcess("/proc/self/exe", os.Args, &os.ProcAttr{Env: append(os.Environ(), envNames+"="+names), Files: files})
+	p, err := os.StartProcess(os.Args[0], os.Args, &os.ProcAttr{Env: append(os.Environ(), envNames+"="+names), Files: files})
 	err = errors.Join(err, r.Close())
 	if err != nil {
 		return errors.Join(fmt.Errorf("successor: %w", err), w.Close())
