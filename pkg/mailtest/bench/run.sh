@@ -19,7 +19,11 @@ export STATE=${STATE:-/run/posthouse-test} OVERLAY=${OVERLAY:-/var/tmp} OWNER=$$
 disk=$OVERLAY/posthouse-bench.$$
 results=$disk/results
 machine() { pkg/mailtest/machine.sh "$@"; }
-die() { echo "bench: $*" >&2; exit 1; }
+die() {
+	echo "bench: $*" >&2
+	for mta in postfix posthouse; do machine run bench-$mta journalctl --no-pager -q -p warning -n 20 >&2 || true; done
+	exit 1
+}
 
 finish() {
 	for mta in postfix posthouse; do
