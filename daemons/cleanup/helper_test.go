@@ -85,13 +85,19 @@ func (l *testLog) String() string {
 
 // testRewrite completes with example.org and expands by a map.
 type testRewrite struct {
+	mu      sync.Mutex // guards what follows; see set
 	aliases map[string][]string
 	refuse  map[string]*dsn.Error
 	fail    error
 	garble  func([]rewrite.Answer) []rewrite.Answer
+	asked   []rewrite.Request
+}
 
-	mu    sync.Mutex
-	asked []rewrite.Request
+// set changes what the answers are.
+func (r *testRewrite) set(change func(*testRewrite)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	change(r)
 }
 
 func (r *testRewrite) Ask(_ context.Context, q rewrite.Request) ([]rewrite.Answer, error) {
@@ -146,18 +152,29 @@ func serve(t testing.TB, p ipc.Protocol, handle func(c *ipc.Conn, msg []byte) er
 	if err != nil {
 		t.Fatal(err)
 	}
-	var conns sync.WaitGroup
+	var handlers sync.WaitGroup
+	var mu sync.Mutex
+	var conns []net.Conn
 	t.Cleanup(func() {
 		ln.Close()
+		mu.Lock()
+		for _, nc := range conns {
+			nc.Close()
+		}
+		mu.Unlock()
+		handlers.Wait()
 		os.RemoveAll(dir)
 	})
-	conns.Go(func() {
+	handlers.Go(func() {
 		for {
 			nc, err := ln.AcceptUnix()
 			if err != nil {
 				return
 			}
-			go func() {
+			mu.Lock()
+			conns = append(conns, nc)
+			mu.Unlock()
+			handlers.Go(func() {
 				defer nc.Close()
 				c := ipc.NewConn(nc)
 				err := ipc.Greet(c, p)
@@ -167,7 +184,7 @@ func serve(t testing.TB, p ipc.Protocol, handle func(c *ipc.Conn, msg []byte) er
 						err = handle(c, msg)
 					}
 				}
-			}()
+			})
 		}
 	})
 	return path
@@ -176,19 +193,35 @@ func serve(t testing.TB, p ipc.Protocol, handle func(c *ipc.Conn, msg []byte) er
 // system is a cleanup with everything around it.
 type system struct {
 	*service
-	cfg      *config.Config
 	client   *cleanup.Client
 	path     string
 	log      *testLog
 	rewrite  *testRewrite
 	incoming string
 
-	mu      sync.Mutex
+	mu      sync.Mutex // guards what follows
+	cfg     config.Config
 	notices []queueid.ID
 }
 
+// configure changes the configuration.
+func (s *system) configure(change func(*config.Config)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change(&s.cfg)
+}
+
+// current returns the configuration as it is now.
+func (s *system) current() *config.Config {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.cfg
+	return &c
+}
+
 // newSystem runs cleanup on a directory, with rewrite and qmgr behind sockets.
-func newSystem(t testing.TB) *system {
+// Each wrap puts itself before the directory.
+func newSystem(t testing.TB, wrap ...func(spool) spool) *system {
 	t.Helper()
 	cfg, err := config.Load(t.TempDir())
 	if err != nil {
@@ -196,7 +229,7 @@ func newSystem(t testing.TB) *system {
 	}
 	cfg.Hostname = "mx.example.org"
 	cfg.Limits.MessageSize = 1 << 20
-	s := &system{cfg: cfg, log: &testLog{}, rewrite: &testRewrite{}, incoming: t.TempDir()}
+	s := &system{cfg: *cfg, log: &testLog{}, rewrite: &testRewrite{}, incoming: t.TempDir()}
 	dir, err := queue.OpenDirectory(s.incoming)
 	if err != nil {
 		t.Fatal(err)
@@ -225,8 +258,11 @@ func newSystem(t testing.TB) *system {
 	notices := newNotifier(qmgr, filepath.Join(t.TempDir(), "fifo"), s.log)
 	t.Cleanup(notices.close)
 	s.service = &service{
-		config: func() *config.Config { return s.cfg }, rewrite: rewrite.NewClient(rewritePath), log: s.log, now: time.Now,
+		config: s.current, rewrite: rewrite.NewClient(rewritePath), log: s.log, now: time.Now,
 		arrived: notices.add, spool: &diskSpool{dir: dir, committer: durable.NewCommitter("auto")},
+	}
+	for _, w := range wrap {
+		s.spool = w(s.spool)
 	}
 	s.path = serve(t, cleanup.Protocol, func(c *ipc.Conn, msg []byte) error { return s.handle(t.Context(), c, msg, nil) })
 	s.client = cleanup.NewClient(s.path)

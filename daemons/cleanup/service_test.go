@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,7 +31,9 @@ import (
 // files octet for octet.
 func TestSubmit(t *testing.T) {
 	s := newSystem(t)
-	s.rewrite.aliases = map[string][]string{"all@example.org": {"a@example.org", "B@Example.net"}}
+	s.rewrite.set(func(r *testRewrite) {
+		r.aliases = map[string][]string{"all@example.org": {"a@example.org", "B@Example.net"}}
+	})
 	const content = "Message-ID: <1@x>\r\nBcc: secret\r\n\r\nbody\r\n"
 
 	id, err := s.submit(t, fromNetwork(t, "all@example.org"), content)
@@ -98,7 +101,7 @@ func (s *system) waitForNotices(t testing.TB, want ...queueid.ID) {
 // TestLarge: a large message in many pieces, and the size limit.
 func TestLarge(t *testing.T) {
 	s := newSystem(t)
-	limit := int(s.cfg.Limits.MessageSize)
+	limit := int(s.current().Limits.MessageSize)
 	for d := -1; d <= 1; d++ {
 		body := "\r\n" + strings.Repeat("0123456789abcdef\r\n", limit/18-1)
 		body += strings.Repeat("x", limit+d-len(body)-2) + "\r\n"
@@ -124,12 +127,12 @@ func TestLarge(t *testing.T) {
 // serves on.
 func TestRefusals(t *testing.T) {
 	s := newSystem(t)
-	s.cfg.Limits.Recipients = 3
-	s.cfg.Limits.Hops = 1
-	s.cfg.Limits.HeaderSize = 1000
-	s.rewrite.refuse = map[string]*dsn.Error{
-		"gone@example.org": dsn.Errorf("5.1.1", "no such user"), "later@example.org": dsn.Errorf("4.3.0", "%s", strings.Repeat("\x1b", 1900)),
-	}
+	s.configure(func(c *config.Config) { c.Limits.Recipients, c.Limits.Hops, c.Limits.HeaderSize = 3, 1, 1000 })
+	s.rewrite.set(func(r *testRewrite) {
+		r.refuse = map[string]*dsn.Error{
+			"gone@example.org": dsn.Errorf("5.1.1", "no such user"), "later@example.org": dsn.Errorf("4.3.0", "%s", strings.Repeat("\x1b", 1900)),
+		}
+	})
 	null := fromNetwork(t, "a@example.org")
 	null.Recipients = nil
 	for _, tt := range []struct {
@@ -172,12 +175,11 @@ func TestRewriteTrouble(t *testing.T) {
 			return a
 		},
 	} {
-		s.rewrite.garble = garble
+		s.rewrite.set(func(r *testRewrite) { r.garble = garble })
 		_, err := s.submit(t, fromNetwork(t, "a"), "\r\n")
 		wantStatus(t, name, err, "4.3.0")
 	}
-	s.rewrite.garble = nil
-	s.rewrite.fail = errors.New("down")
+	s.rewrite.set(func(r *testRewrite) { r.garble, r.fail = nil, errors.New("down") })
 	_, err := s.submit(t, fromNetwork(t, "a@example.org"), "\r\n")
 	wantStatus(t, "no answer", err, "4.3.0")
 	s.empty(t)
@@ -286,36 +288,46 @@ func TestDescriptor(t *testing.T) {
 
 // TestSpace tries the free space at the limit, one below and one above.
 func TestSpace(t *testing.T) {
-	s := newSystem(t)
-	disk := &spaceSpool{spool: s.spool}
-	s.spool = disk
+	disk := &spaceSpool{}
+	s := newSystem(t, func(s spool) spool { disk.spool = s; return disk })
 	for _, tt := range []struct {
 		size, least config.Size
 		need        uint64
 	}{{1000, 0, 1500}, {1000, 1600, 1600}} {
-		s.cfg.Limits.MessageSize, s.cfg.Limits.FreeSpace = tt.size, tt.least
+		s.configure(func(c *config.Config) { c.Limits.MessageSize, c.Limits.FreeSpace = tt.size, tt.least })
 		for d := -1; d <= 1; d++ {
-			disk.left = tt.need + uint64(d)
+			disk.set(tt.need+uint64(d), nil)
 			_, err := s.submit(t, fromNetwork(t, "a@example.org"), "\r\n")
 			if d < 0 {
 				wantStatus(t, "space", err, "4.3.1")
 			} else if err != nil {
-				t.Errorf("%d octets free, %d needed: %v", disk.left, tt.need, err)
+				t.Errorf("%d octets free, %d needed: %v", tt.need+uint64(d), tt.need, err)
 			}
 		}
 	}
-	disk.err = errors.New("no answer")
+	disk.set(0, errors.New("no answer"))
 	_, err := s.submit(t, fromNetwork(t, "a@example.org"), "\r\n")
 	wantStatus(t, "space unknown", err, "4.3.0")
 }
 
 type spaceSpool struct {
 	spool
+	mu   sync.Mutex
 	left uint64
 	err  error
 }
 
-func (s *spaceSpool) free() (uint64, error) { return s.left, s.err }
+func (s *spaceSpool) set(left uint64, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.left, s.err = left, err
+}
+
+func (s *spaceSpool) free() (uint64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.left, s.err
+}
 
 func TestDiskError(t *testing.T) {
 	for _, tt := range []struct {
@@ -343,25 +355,24 @@ func TestIDs(t *testing.T) {
 
 // TestTakenID: a name that is there is left alone.
 func TestTakenID(t *testing.T) {
-	s := newSystem(t)
-	taken := &takenSpool{spool: s.spool, left: maxTries - 1}
-	s.spool = taken
+	taken := &takenSpool{}
+	taken.left.Store(maxTries - 1)
+	s := newSystem(t, func(s spool) spool { taken.spool = s; return taken })
 	if _, err := s.submit(t, fromNetwork(t, "a@example.org"), "\r\n"); err != nil {
 		t.Error(err)
 	}
-	taken.left = maxTries
+	taken.left.Store(maxTries)
 	_, err := s.submit(t, fromNetwork(t, "a@example.org"), "\r\n")
 	wantStatus(t, "no free ID", err, "4.3.0")
 }
 
 type takenSpool struct {
 	spool
-	left int
+	left atomic.Int32
 }
 
 func (s *takenSpool) create(id queueid.ID) (spoolFile, error) {
-	if s.left > 0 {
-		s.left--
+	if s.left.Add(-1) >= 0 {
 		return nil, &os.PathError{Op: "open", Path: id.String(), Err: unix.EEXIST}
 	}
 	return s.spool.create(id)
