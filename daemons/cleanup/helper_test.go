@@ -180,7 +180,7 @@ func serve(t testing.TB, p ipc.Protocol, handle func(c *ipc.Conn, msg []byte) er
 				err := ipc.Greet(c, p)
 				for err == nil {
 					var msg []byte
-					if msg, err = c.Receive(cleanup.MaxRequest); err == nil {
+					if msg, err = c.Receive(p.MaxRequest); err == nil {
 						err = handle(c, msg)
 					}
 				}

@@ -80,7 +80,7 @@ func (s *service) handle(ctx context.Context, c *ipc.Conn, msg []byte, file *os.
 // reply answers. That the client is not there any more changes nothing.
 func reply(c *ipc.Conn, r cleanup.Reply) error {
 	if r.Err != nil {
-		const enough = 1000 // octets, far less than cleanup.MaxReply
+		const enough = 1000 // octets, far less than cleanup.Protocol.MaxReply
 		text := r.Err.Text
 		if len(text) > enough {
 			text = strings.ToValidUTF8(text[:enough], "")

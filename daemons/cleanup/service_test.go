@@ -198,7 +198,7 @@ func TestCancelled(t *testing.T) {
 		if err := conn.Send(m); err != nil {
 			t.Fatal(err)
 		}
-		b, err := conn.Receive(cleanup.MaxReply)
+		b, err := conn.Receive(cleanup.Protocol.MaxReply)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -237,7 +237,7 @@ func TestCancelled(t *testing.T) {
 			conn := begin(t)
 			act(t, conn)
 			if name != "at once" && name != "in the middle" {
-				if _, err := conn.Receive(cleanup.MaxReply); err == nil {
+				if _, err := conn.Receive(cleanup.Protocol.MaxReply); err == nil {
 					t.Error("an answer to nonsense")
 				}
 			}

@@ -58,14 +58,14 @@ func TestHandle(t *testing.T) {
 		if err := client.Send(m); err != nil {
 			t.Fatal(err)
 		}
-		msg, err := server.Receive(resolve.MaxMessage)
+		msg, err := server.Receive(resolve.Protocol.MaxRequest)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if err := (&service{tt.dns}).handle(t.Context(), server, msg, nil); err != nil {
 			t.Fatal(err)
 		}
-		b, err := client.Receive(resolve.MaxMessage)
+		b, err := client.Receive(resolve.Protocol.MaxReply)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -156,6 +156,5 @@ const (
 
 var excused = map[string]string{
 	"pkg/agent.Log":           "a log line has five sources",
-	"pkg/ipc.Call":            "the context makes the fifth parameter",
 	"pkg/mailtest/probe.load": "as on its command line",
 }

@@ -254,7 +254,7 @@ func (d *Daemon) IPC(name string, p ipc.Protocol, handle func(ctx context.Contex
 			return // the client is gone
 		}
 		for kept := false; d.await(c, kept); kept = true {
-			msg, file, err := c.ReceiveFile(maxMessage)
+			msg, file, err := c.ReceiveFile(p.MaxRequest)
 			d.resume(c, err == nil)
 			if err != nil {
 				if !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, errGone) && !isEnd(err) {
@@ -276,10 +276,6 @@ func (d *Daemon) IPC(name string, p ipc.Protocol, handle func(ctx context.Contex
 	})
 	return nil
 }
-
-// maxMessage bounds the first message of a request, whatever the protocol; the
-// decoders have their own limits.
-const maxMessage = 32 << 20
 
 var errGone = net.ErrClosed
 

@@ -13,10 +13,13 @@ import (
 	"posthouse/pkg/wire"
 )
 
-// Protocol names what is spoken on a socket.
+// Protocol names what is spoken on a socket, and bounds it.
 type Protocol struct {
 	Name    string
 	Version uint8 // grows with every change of an encoding
+
+	MaxRequest int // octets of one message of a client
+	MaxReply   int // octets of one message of the server
 }
 
 const maxGreeting = 64
@@ -31,12 +34,12 @@ func Greet(c *Conn, p Protocol) error {
 
 func (p Protocol) checkGreeting(b []byte) error {
 	d := wire.NewDecoder(b)
-	got := Protocol{d.Text(maxGreeting), d.Uint8()}
+	name, version := d.Text(maxGreeting), d.Uint8()
 	if err := d.End(); err != nil {
 		return fmt.Errorf("greeting: %w", err)
 	}
-	if got != p {
-		return fmt.Errorf("greeting: %s version %d, want %s version %d", got.Name, got.Version, p.Name, p.Version)
+	if name != p.Name || version != p.Version {
+		return fmt.Errorf("greeting: %s version %d, want %s version %d", name, version, p.Name, p.Version)
 	}
 	return nil
 }
@@ -187,21 +190,20 @@ func (c *Client) greeted(ctx context.Context, conn *Conn) (*Conn, error) {
 	return conn, nil
 }
 
-// Call sends m, with a descriptor of f unless it is nil, waits for one message
-// of at most limit octets, and has decode read it before the connection may be
-// used again.
+// Call sends m, with a descriptor of f unless it is nil, waits for one message,
+// and has decode read it before the connection may be used again.
 //
 // A kept connection that ends before the answer was most likely closed by a
 // server that was about to go away: the call is then made once more on a new
 // connection. So a request may be carried out twice when a server crashes,
 // which every protocol has to bear anyway.
-func (c *Client) Call(ctx context.Context, m *Message, f *os.File, limit int, decode func([]byte) error) error {
+func (c *Client) Call(ctx context.Context, m *Message, f *os.File, decode func([]byte) error) error {
 	for {
 		conn, kept, err := c.Get(ctx)
 		if err != nil {
 			return err
 		}
-		again, err := c.call(ctx, conn, callArgs{m, f, limit, decode})
+		again, err := c.call(ctx, conn, callArgs{m, f, decode})
 		if again && kept {
 			continue
 		}
@@ -212,7 +214,6 @@ func (c *Client) Call(ctx context.Context, m *Message, f *os.File, limit int, de
 type callArgs struct {
 	m      *Message
 	f      *os.File
-	limit  int
 	decode func([]byte) error
 }
 
@@ -222,7 +223,7 @@ func (c *Client) call(ctx context.Context, conn *Conn, a callArgs) (again bool, 
 	defer stop()
 	var b []byte
 	if err = conn.SendFile(a.m, a.f); err == nil {
-		b, err = conn.Receive(a.limit)
+		b, err = conn.Receive(c.proto.MaxReply)
 	}
 	if err != nil {
 		_ = conn.Close() // the error above is the one that tells

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-var testProtocol = Protocol{"test", 3}
+var testProtocol = Protocol{"test", 3, 100, 100}
 
 // pair returns two connected ends.
 func pair(t testing.TB) (a, b *Conn) {
@@ -179,7 +179,7 @@ func TestCall(t *testing.T) {
 		m := NewMessage()
 		m.Uint8(i)
 		var got []byte
-		err := client.Call(t.Context(), m, nil, 100, func(b []byte) error { got = bytes.Clone(b); return nil })
+		err := client.Call(t.Context(), m, nil, func(b []byte) error { got = bytes.Clone(b); return nil })
 		if err != nil || !bytes.Equal(got, []byte{i}) {
 			t.Fatalf("call %d: %q, %v", i, got, err)
 		}
@@ -194,16 +194,16 @@ func TestCallCrash(t *testing.T) {
 		c.Receive(100)
 		requests <- 1
 	})
-	err := NewClient(path, testProtocol).Call(t.Context(), NewMessage(), nil, 100, func([]byte) error { return nil })
+	err := NewClient(path, testProtocol).Call(t.Context(), NewMessage(), nil, func([]byte) error { return nil })
 	if err == nil || len(requests) > 2 {
 		t.Errorf("%v after %d requests", err, len(requests))
 	}
 }
 
 func TestGreeting(t *testing.T) {
-	for _, p := range []Protocol{{"test", 2}, {"other", 3}} {
+	for _, p := range []Protocol{{Name: "test", Version: 2}, {Name: "other", Version: 3}} {
 		path := listen(t, func(c *Conn) { Greet(c, p) })
-		err := NewClient(path, testProtocol).Call(t.Context(), NewMessage(), nil, 100, func([]byte) error { return nil })
+		err := NewClient(path, testProtocol).Call(t.Context(), NewMessage(), nil, func([]byte) error { return nil })
 		if err == nil {
 			t.Errorf("speaks to %v", p)
 		}
@@ -212,7 +212,7 @@ func TestGreeting(t *testing.T) {
 
 func TestUnavailable(t *testing.T) {
 	var off *UnavailableError
-	err := NewClient(filepath.Join(t.TempDir(), "none"), testProtocol).Call(t.Context(), NewMessage(), nil, 100, nil)
+	err := NewClient(filepath.Join(t.TempDir(), "none"), testProtocol).Call(t.Context(), NewMessage(), nil, nil)
 	if !errors.As(err, &off) {
 		t.Errorf("%v", err)
 	}
@@ -222,7 +222,7 @@ func TestCancel(t *testing.T) {
 	path := listen(t, func(c *Conn) { Greet(c, testProtocol); c.Receive(100); c.Receive(100) })
 	ctx, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(20*time.Millisecond, cancel)
-	if err := NewClient(path, testProtocol).Call(ctx, NewMessage(), nil, 100, nil); !errors.Is(err, os.ErrDeadlineExceeded) {
+	if err := NewClient(path, testProtocol).Call(ctx, NewMessage(), nil, nil); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("%v", err)
 	}
 }

@@ -15,7 +15,7 @@ import (
 )
 
 // Protocol is what the socket greets with.
-var Protocol = ipc.Protocol{Name: "arrival", Version: 1}
+var Protocol = ipc.Protocol{Name: "arrival", Version: 1, MaxRequest: 32 << 10}
 
 // Path is where the server is; FIFOPath is its wake-up, on which one byte means
 // "look".
@@ -24,11 +24,8 @@ const (
 	FIFOPath = "/run/posthouse/public/qmgr"
 )
 
-// Limits.
-const (
-	MaxIDs    = 1000
-	MaxNotice = 32 << 10
-)
+// MaxIDs bounds a notice.
+const MaxIDs = 1000
 
 // Encode appends a notice to m.
 func Encode(m *ipc.Message, ids []queueid.ID) {

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-
 	"time"
 
 	"posthouse/pkg/dsn"
@@ -22,7 +21,7 @@ import (
 )
 
 // Protocol is what the socket greets with.
-var Protocol = ipc.Protocol{Name: "bounce", Version: 1}
+var Protocol = ipc.Protocol{Name: "bounce", Version: 1, MaxRequest: 8 << 20, MaxReply: 4096}
 
 // Path is where the server is.
 const Path = "/run/posthouse/private/bounce"
@@ -37,12 +36,8 @@ const (
 	Success                 // delivered or relayed, where the sender asked to know
 )
 
-// Limits.
-const (
-	MaxRecipients = 1000 // of one notification
-	MaxRequest    = 8 << 20
-	MaxReply      = 4096
-)
+// MaxRecipients bounds a notification.
+const MaxRecipients = 1000
 
 // Recipient is one recipient and what became of it.
 type Recipient struct {
@@ -134,7 +129,7 @@ func (c *Client) Notify(ctx context.Context, r *Request, file *os.File) (id stri
 	m := ipc.NewMessage()
 	r.Encode(m)
 	var reply Reply
-	err = c.ipc.Call(ctx, m, file, MaxReply, func(b []byte) error {
+	err = c.ipc.Call(ctx, m, file, func(b []byte) error {
 		reply, err = DecodeReply(b)
 		return err
 	})

@@ -23,8 +23,9 @@ import (
 	"posthouse/pkg/wire"
 )
 
-// Protocol is what the socket greets with.
-var Protocol = ipc.Protocol{Name: "cleanup", Version: 1}
+// Protocol is what the socket greets with. The largest message is Begin, with
+// all recipients.
+var Protocol = ipc.Protocol{Name: "cleanup", Version: 1, MaxRequest: 16 << 20, MaxReply: 4096}
 
 // Where the servers are.
 const (
@@ -41,12 +42,6 @@ const (
 	KindData
 	KindEnd
 )
-
-// MaxRequest bounds a message of the client: an envelope with all recipients.
-const MaxRequest = 16 << 20
-
-// MaxReply bounds a message of the server.
-const MaxReply = 4096
 
 // Request is one message of a client.
 type Request struct {
@@ -161,7 +156,7 @@ func (t *Transaction) exchange() (Reply, error) {
 	if err := t.conn.Send(t.buf); err != nil {
 		return Reply{}, fmt.Errorf("cleanup: %w", err)
 	}
-	b, err := t.conn.Receive(MaxReply)
+	b, err := t.conn.Receive(Protocol.MaxReply)
 	if err != nil {
 		return Reply{}, fmt.Errorf("cleanup: %w", err)
 	}

@@ -28,7 +28,7 @@ import (
 )
 
 // Protocol is what an agent greets with.
-var Protocol = ipc.Protocol{Name: "delivery", Version: 1}
+var Protocol = ipc.Protocol{Name: "delivery", Version: 1, MaxRequest: 2 << 20, MaxReply: 8 << 20}
 
 // Path returns the socket of an agent, such as smtp or virtual.
 func Path(agent string) string { return "/run/posthouse/private/" + agent }
@@ -36,8 +36,6 @@ func Path(agent string) string { return "/run/posthouse/private/" + agent }
 // Limits.
 const (
 	MaxRecipients = 1000 // of one request
-	MaxRequest    = 2 << 20
-	MaxReply      = 8 << 20
 	maxName       = 512
 )
 
@@ -176,7 +174,7 @@ func (c *Client) Wake(ctx context.Context) { c.ipc.Wake(ctx) }
 func (c *Client) Deliver(ctx context.Context, r *Request, file *os.File) (report *Report, err error) {
 	m := ipc.NewMessage()
 	r.Encode(m)
-	err = c.ipc.Call(ctx, m, file, MaxReply, func(b []byte) error {
+	err = c.ipc.Call(ctx, m, file, func(b []byte) error {
 		report, err = DecodeReport(b, len(r.Recipients))
 		return err
 	})

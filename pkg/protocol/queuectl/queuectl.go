@@ -17,7 +17,7 @@ import (
 )
 
 // Protocol is what the socket greets with.
-var Protocol = ipc.Protocol{Name: "queuectl", Version: 1}
+var Protocol = ipc.Protocol{Name: "queuectl", Version: 1, MaxRequest: 4 << 20, MaxReply: 4 << 20}
 
 // Path is where the server is.
 const Path = "/run/posthouse/private/queue"
@@ -34,12 +34,8 @@ const (
 	Delete                // remove without notice to anybody
 )
 
-// Limits.
-const (
-	MaxIDs     = 100000
-	MaxRequest = 4 << 20
-	MaxReply   = 4 << 20
-)
+// MaxIDs bounds a request and a reply.
+const MaxIDs = 100000
 
 // Request names an operation and the messages that it is for.
 type Request struct {
@@ -113,7 +109,7 @@ func Do(ctx context.Context, path string, r Request) (reply Reply, err error) {
 	r.Encode(m)
 	client := ipc.NewClient(path, Protocol)
 	defer client.Close()
-	err = client.Call(ctx, m, nil, MaxReply, func(b []byte) error {
+	err = client.Call(ctx, m, nil, func(b []byte) error {
 		reply, err = DecodeReply(b)
 		return err
 	})

@@ -17,13 +17,10 @@ import (
 )
 
 // Protocol is what the socket greets with.
-var Protocol = ipc.Protocol{Name: "resolve", Version: 1}
+var Protocol = ipc.Protocol{Name: "resolve", Version: 1, MaxRequest: 1024, MaxReply: 1024}
 
 // Path is where the server is.
 const Path = "/run/posthouse/private/dns"
-
-// MaxMessage bounds questions and answers.
-const MaxMessage = 1024
 
 // Outcome says how far to trust an answer. The zero value is: not known now.
 type Outcome uint8
@@ -86,7 +83,7 @@ func NewClient(path string) *Client { return &Client{ipc.NewClient(path, Protoco
 func (c *Client) Name(ctx context.Context, ip netip.Addr) (reply Reply, err error) {
 	m := ipc.NewMessage()
 	EncodeRequest(m, ip)
-	err = c.ipc.Call(ctx, m, nil, MaxMessage, func(b []byte) error {
+	err = c.ipc.Call(ctx, m, nil, func(b []byte) error {
 		reply, err = DecodeReply(b)
 		return err
 	})

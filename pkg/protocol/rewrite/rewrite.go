@@ -18,7 +18,7 @@ import (
 )
 
 // Protocol is what the socket greets with.
-var Protocol = ipc.Protocol{Name: "rewrite", Version: 1}
+var Protocol = ipc.Protocol{Name: "rewrite", Version: 1, MaxRequest: 1 << 20, MaxReply: 32 << 20}
 
 // Path is where the server is.
 const Path = "/run/posthouse/private/rewrite"
@@ -63,8 +63,6 @@ func (c Class) String() string {
 const (
 	MaxAddresses  = 1000  // addresses in a request
 	MaxExpansion  = 50000 // addresses in an answer
-	MaxRequest    = 1 << 20
-	MaxReply      = 32 << 20
 	maxTransport  = 64
 	maxNexthopLen = 512
 )
@@ -173,7 +171,7 @@ func (c *Client) Wake(ctx context.Context) { c.ipc.Wake(ctx) }
 func (c *Client) Ask(ctx context.Context, r Request) (answers []Answer, err error) {
 	m := ipc.NewMessage()
 	r.Encode(m)
-	err = c.ipc.Call(ctx, m, nil, MaxReply, func(b []byte) error {
+	err = c.ipc.Call(ctx, m, nil, func(b []byte) error {
 		answers, err = DecodeAnswers(b)
 		if err == nil && len(answers) != len(r.Addresses) {
 			err = fmt.Errorf("%d answers for %d addresses", len(answers), len(r.Addresses))

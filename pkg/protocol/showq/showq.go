@@ -17,7 +17,7 @@ import (
 )
 
 // Protocol is what the socket greets with.
-var Protocol = ipc.Protocol{Name: "showq", Version: 1}
+var Protocol = ipc.Protocol{Name: "showq", Version: 1, MaxRequest: 16, MaxReply: 128 << 20}
 
 // Path is where the server is.
 const Path = "/run/posthouse/public/showq"
@@ -39,11 +39,8 @@ func (q Queue) String() string {
 	return [...]string{"active", "incoming", "deferred", "hold", "corrupt"}[q]
 }
 
-// Limits.
-const (
-	MaxRecipients = 50000
-	MaxEntry      = 128 << 20
-)
+// MaxRecipients bounds an entry.
+const MaxRecipients = 50000
 
 // Recipient is a recipient to whom the message is still to be delivered.
 type Recipient struct {
@@ -135,7 +132,7 @@ func List(ctx context.Context, path string, each func(*Entry) error) error {
 		return fmt.Errorf("showq: %w", err)
 	}
 	for {
-		b, err := conn.Receive(MaxEntry)
+		b, err := conn.Receive(Protocol.MaxReply)
 		if err != nil {
 			return fmt.Errorf("showq: %w", err)
 		}
