@@ -175,13 +175,19 @@ func (c *Client) dial(ctx context.Context) (*Conn, error) {
 	}
 }
 
+// greeted reads the greeting. A server that is slow to start keeps its client
+// waiting here.
 func (c *Client) greeted(ctx context.Context, conn *Conn) (*Conn, error) {
 	err := c.bound(ctx, conn)
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	if err == nil {
 		var b []byte
 		if b, err = conn.Receive(maxGreeting * 2); err == nil {
 			err = c.proto.checkGreeting(b)
 		}
+	}
+	if !stop() && err == nil {
+		err = ctx.Err() // its deadline may have been spoiled
 	}
 	if err != nil {
 		_ = conn.Close() // the first error is the one that tells

@@ -218,12 +218,23 @@ func TestUnavailable(t *testing.T) {
 	}
 }
 
+// TestCancel: a call ends with its context, whatever it waits for.
 func TestCancel(t *testing.T) {
-	path := listen(t, func(c *Conn) { Greet(c, testProtocol); c.Receive(100); c.Receive(100) })
-	ctx, cancel := context.WithCancel(t.Context())
-	time.AfterFunc(20*time.Millisecond, cancel)
-	if err := NewClient(path, testProtocol).Call(ctx, NewMessage(), nil, nil); !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("%v", err)
+	// A client that waits on meets the end of the connection.
+	wait := func(c *Conn) {
+		c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		c.Receive(100)
+	}
+	for what, serve := range map[string]func(*Conn){
+		"greeting": wait,
+		"answer":   func(c *Conn) { Greet(c, testProtocol); c.Receive(100); wait(c) },
+	} {
+		path := listen(t, serve)
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(20*time.Millisecond, cancel)
+		if err := NewClient(path, testProtocol).Call(ctx, NewMessage(), nil, nil); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%s: %v", what, err)
+		}
 	}
 }
 
