@@ -128,7 +128,8 @@ func (m *manager) stop() {
 	m.stopping = true
 	m.room.Broadcast()
 	m.mu.Unlock()
-	m.look()
+	wake(m.kick)
+	wake(m.kick2)
 	defer time.AfterFunc(stopTimeout, m.cancel).Stop()
 	m.wg.Wait()
 }
@@ -194,17 +195,20 @@ func (m *manager) feedFresh() {
 	defer next.Stop()
 	for {
 		m.mu.Lock()
+		if m.stopping { // what is new is left to the next process
+			m.feeding &^= freshFeeder
+			m.settle()
+			m.mu.Unlock()
+			return
+		}
 		m.feeding |= freshFeeder
-		list, scan, stopping := m.fresh, m.scan, m.stopping
+		list, scan := m.fresh, m.scan
 		m.fresh, m.scan = nil, false
 		if m.laterDue {
 			list = append(list, m.later...)
 			m.later, m.laterDue = nil, false
 		}
 		m.mu.Unlock()
-		if stopping {
-			return
-		}
 		for _, l := range list {
 			m.admit(l.place, l.id)
 		}
@@ -266,11 +270,13 @@ func (m *manager) feedDeferred() {
 			timer.Stop()
 			continue
 		}
-		stopping := m.stopping
-		m.mu.Unlock()
-		if stopping {
+		if m.stopping { // its bucket stays
+			m.feeding &^= deferredFeeder
+			m.settle()
+			m.mu.Unlock()
 			return
 		}
+		m.mu.Unlock()
 		m.takeBucket(name)
 	}
 }

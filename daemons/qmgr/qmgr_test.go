@@ -197,6 +197,10 @@ func (w *world) run(d time.Duration) {
 	w.stayed = w.held > 0
 	w.mu.Unlock()
 	w.m.stop()
+	// What is held at the end starts the next process, which would end in the same way.
+	if !w.stayed && w.held > 0 {
+		w.t.Error("with nothing left to do, the end asks for another process")
+	}
 }
 
 func (w *world) expect(where string, notified ...string) {
