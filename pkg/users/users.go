@@ -1,7 +1,7 @@
 // Package users keeps the virtual users: a passwd-file that Dovecot reads as
 // passdb and userdb.
 //
-//	user@example.org:{ARGON2ID}$argon2id$...:UID:GID::/var/vmail/example.org/user::userdb_mail=maildir:~/Maildir
+//	user@example.org:{ARGON2ID}$argon2id$...:UID:GID::/var/vmail/example.org/user::userdb_mail=maildir:~/Maildir ...
 package users
 
 import (

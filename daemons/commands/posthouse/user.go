@@ -23,6 +23,14 @@ import (
 // mailOwner is the one owner of all virtual mailboxes.
 const mailOwner = "_ph-virtual"
 
+// noPasswordHash is the hash of no password. The scheme has to be there: without
+// one Dovecot takes it for a hash up to 2.3, and for the password from 2.4 on.
+const noPasswordHash = "{CRYPT}!"
+
+// mailLocation tells Dovecot where the mail is: first up to 2.3, then from 2.4
+// on. Each takes its own and leaves the rest alone.
+const mailLocation = "userdb_mail=maildir:~/Maildir userdb_mail_driver=maildir userdb_mail_path=~/Maildir userdb_mail_inbox_path=~/Maildir"
+
 func userCommand(dir *string) *cli.Command {
 	file := func() *users.File { return users.NewFile(filepath.Join(config.TablesDir(*dir), "users")) }
 	return &cli.Command{Name: "user", Summary: "virtual users", Subs: []*cli.Command{
@@ -100,7 +108,7 @@ func addUserCommand(dir *string, file func() *users.File) *cli.Command {
 			if _, ok := cfg.Domains.Virtual[domain]; !ok {
 				return fmt.Errorf("%s is not a virtual domain: add it to domains.virtual in %s first", domain, filepath.Join(*dir, "posthouse.yaml"))
 			}
-			u := users.User{Address: m, UID: "0", GID: "0", Password: "!", Extra: "userdb_mail=maildir:~/Maildir"}
+			u := users.User{Address: m, UID: "0", GID: "0", Password: noPasswordHash, Extra: mailLocation}
 			owner, err := osuser.Lookup(mailOwner)
 			if err != nil {
 				return fmt.Errorf("owner of the mail store: %w", err)
