@@ -35,7 +35,10 @@ func TestDaemonsMayComeAndGo(t *testing.T) {
 	for _, u := range load(t, "service") {
 		u.want(t, "StartLimitIntervalSec=0", "PartOf=posthouse.target", "Slice=posthouse.slice", "Type=notify", "NotifyAccess=main",
 			"Restart=on-failure", "RestartSec=2s", "WatchdogSec=60s", "ExecReload=+/bin/kill -HUP $MAINPID",
-			"RootDirectoryStartOnly=yes", "Requires=posthouse-"+u.word()+".socket", "After=posthouse-"+u.word()+".socket")
+			"RootDirectoryStartOnly=yes", "Requires=posthouse-"+u.word()+".socket")
+		if !slices.Contains(u.list("After"), "posthouse-"+u.word()+".socket") {
+			t.Errorf("%s: After= lacks its own socket", u.name)
+		}
 		if _, ok := u.get("TimeoutStopSec"); !ok {
 			t.Errorf("%s: no TimeoutStopSec=", u.name)
 		}
