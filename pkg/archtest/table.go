@@ -84,7 +84,7 @@ var rules = []rule{
 	{"net", "connections: dialled (dns, ipc, smtp), inherited (activation, daemon, smtpd), served and used (smtpserver, smtpclient)",
 		"daemons/smtp daemons/smtpd pkg/activation pkg/daemon pkg/dns pkg/dns/dnstest pkg/ipc pkg/mailtest/probe pkg/smtpclient pkg/smtpserver", false},
 	{dials, "smtp: mail hosts; dns: name servers; ipc: sockets of the system", "daemons/smtp pkg/dns pkg/ipc pkg/mailtest/probe", false},
-	{"net.Listen net.Listen[A-Z]*", "systemd listens", "pkg/dns/dnstest", false},
+	{"net.Listen net.Listen[A-Z]*", "systemd listens", "pkg/dns/dnstest pkg/mailtest/probe", false},
 	{"crypto/tls", "nothing speaks TLS yet", "", false},
 	{"math/rand math/rand/v2", "can be guessed; smtp: the order of equal MX hosts", "daemons/smtp", false},
 
@@ -156,5 +156,4 @@ const (
 
 var excused = map[string]string{
 	"pkg/agent.Log":           "a log line has five sources",
-	"pkg/mailtest/probe.load": "as on its command line",
 }

@@ -4,7 +4,9 @@
 //
 //	probe send ADDRESS FROM TO FILE...   each file by SMTP, as it is; prints "FILE REPLY"
 //	probe connect ADDRESS N WORKERS      N sessions of greeting and QUIT; prints those that failed
-//	probe load ADDRESS FROM TO N WORKERS N messages; prints the queue ID of each that was acknowledged, and goes on after errors
+//	probe load ...                       many messages that can be told apart, whatever happens to the servers; see load.go
+//	probe marks DIR                      which of them have arrived in DIR
+//	probe sink ADDRESS DIR               an SMTP server that keeps them
 //	probe big ADDRESS FROM TO OCTETS     one message of that size
 //	probe hold ADDRESS N                 N sessions that stay open until standard input ends
 //	probe try PATH...                    what this process may not do; see try.go
@@ -42,7 +44,11 @@ func run(args []string) error {
 	case "connect":
 		return connect(args[0], number(args[1]), number(args[2]))
 	case "load":
-		return load(args[0], args[1], args[2], number(args[3]), number(args[4]))
+		return load(args)
+	case "marks":
+		return marks(args[0])
+	case "sink":
+		return sink(args[0], args[1])
 	case "big":
 		return big(args[0], args[1], args[2], number(args[3]))
 	case "hold":
@@ -200,38 +206,6 @@ func connect(address string, n, workers int) error {
 		defer s.Close()
 		return s.steps([2]string{"", "220"}, [2]string{"QUIT", "221"})
 	})
-}
-
-// load sends messages whatever happens to the server; only what was
-// acknowledged is printed, with the subject that tells the message apart.
-func load(address, from, to string, n, workers int) error {
-	var out sync.Mutex
-	_ = each(n, workers, func(i int) error {
-		for try := 0; ; try++ {
-			reply, err := one(address, from, to, i)
-			if err == nil && strings.HasPrefix(reply, "250") {
-				out.Lock()
-				fmt.Println(i, reply[strings.LastIndexByte(reply, ' ')+1:])
-				out.Unlock()
-				return nil
-			}
-			if try == 200 {
-				return fmt.Errorf("gave up: %s %w", reply, err)
-			}
-			time.Sleep(100 * time.Millisecond)
-		}
-	})
-	return nil
-}
-
-func one(address, from, to string, i int) (string, error) {
-	s, err := open(address)
-	if err != nil {
-		return "", err
-	}
-	defer s.Close()
-	body := strings.Repeat("A line of the message that is sent under load.\r\n", 80)
-	return s.message(from, to, fmt.Appendf(nil, "Subject: load %d\r\nX-Sum: %d\r\n\r\n%s", i, len(body), body))
 }
 
 func big(address, from, to string, octets int) error {
