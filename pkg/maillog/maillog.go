@@ -9,22 +9,26 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"unicode/utf8"
 
 	"github.com/coreos/go-systemd/v22/journal"
 )
 
-// Logger writes entries with the tag posthouse/NAME. It hands them to a
-// goroutine, so that a slow journal does not slow the mail down; where the
-// journal is too slow for long, entries are dropped and counted.
+// Logger writes entries with the tag posthouse/NAME. An entry goes to the journal
+// at once, unless that would have to wait: then a goroutine takes over, so that
+// a slow journal does not slow the mail down. Where the journal is too slow for
+// long, entries are dropped and counted.
 type Logger struct {
 	tag  string
+	now  func(text string, priority journal.Priority, fields map[string]string) bool // sent without waiting
 	send func(text string, priority journal.Priority, fields map[string]string) error
 
 	mu      sync.Mutex
 	queue   chan entry
 	done    chan struct{}
 	dropped int
+	pending atomic.Int32 // entries in queue, or being sent from it
 }
 
 type entry struct {
@@ -44,8 +48,9 @@ const maxText = 8 << 10
 // standard error.
 func New(name string) *Logger {
 	l := &Logger{tag: "posthouse/" + name, queue: make(chan entry, backlog), done: make(chan struct{})}
-	l.send = journal.Send
+	l.now, l.send = openDirect().send, journal.Send
 	if !journal.Enabled() {
+		l.now = nil
 		l.send = func(text string, priority journal.Priority, _ map[string]string) error {
 			_, err := fmt.Fprintf(os.Stderr, "<%d>%s: %s\n", priority, l.tag, text)
 			return err
@@ -65,6 +70,7 @@ func (l *Logger) run() {
 		if err := l.send(e.text, e.priority, e.fields); err != nil {
 			fmt.Fprintf(os.Stderr, "<%d>%s: %s (journal: %v)\n", e.priority, l.tag, e.text, err)
 		}
+		l.pending.Add(-1)
 	}
 }
 
@@ -92,24 +98,33 @@ func (l *Logger) log(priority journal.Priority, fields Fields, text string) {
 	for name, value := range fields {
 		all["POSTHOUSE_"+name] = Printable(value)
 	}
-	l.put(entry{text: Printable(text), priority: priority, fields: all})
+	text = Printable(text)
+	// Not past those that wait.
+	if l.now != nil && l.pending.Load() == 0 && l.now(text, priority, all) {
+		return
+	}
+	l.put(entry{text: text, priority: priority, fields: all})
 }
 
 func (l *Logger) put(e entry) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.pending.Add(1)
 	select {
 	case l.queue <- e:
 	default:
+		l.pending.Add(-1)
 		l.dropped++
 		return
 	}
 	if l.dropped > 0 {
+		l.pending.Add(1)
 		select {
 		case l.queue <- entry{text: fmt.Sprintf("warning: %d log entries were dropped", l.dropped), priority: journal.PriWarning,
 			fields: map[string]string{"SYSLOG_IDENTIFIER": l.tag, "SYSLOG_FACILITY": "2"}}:
 			l.dropped = 0
 		default:
+			l.pending.Add(-1)
 		}
 	}
 }

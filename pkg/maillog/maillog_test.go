@@ -1,10 +1,14 @@
 package maillog
 
 import (
+	"net"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/journal"
+	"golang.org/x/sys/unix"
 )
 
 func TestPrintable(t *testing.T) {
@@ -49,5 +53,68 @@ func TestLogger(t *testing.T) {
 	}
 	if !strings.Contains(strings.Join(texts, "\n"), "log entries were dropped") {
 		t.Errorf("loss is not told: %q", texts)
+	}
+}
+
+// TestDirect: what the journal takes at once goes there, octet for octet; what it
+// does not take goes to the goroutine, and later entries not past it.
+func TestDirect(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal")
+	server, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	d := openDirect()
+	defer unix.Close(d.fd)
+	d.to = &unix.SockaddrUnix{Name: path}
+	if !d.send("to=<a>", journal.PriInfo, map[string]string{"SYSLOG_IDENTIFIER": "posthouse/x"}) {
+		t.Fatal("not sent")
+	}
+	b := make([]byte, 1000)
+	n, err := server.Read(b)
+	if want := "PRIORITY=6\nMESSAGE=to=<a>\nSYSLOG_IDENTIFIER=posthouse/x\n"; err != nil || string(b[:n]) != want {
+		t.Errorf("sent %q, %v, want %q", b[:n], err, want)
+	}
+	if d.send("x", journal.PriInfo, map[string]string{"A": "b\nMESSAGE=c"}) {
+		t.Error("a line break within a field")
+	}
+	if (*direct)(nil).send("x", journal.PriInfo, nil) {
+		t.Error("sent without a socket")
+	}
+	for i := 0; d.send("fill", journal.PriInfo, nil); i++ { // nobody reads
+		if i > 100_000 {
+			t.Fatal("never full")
+		}
+	}
+
+	var order []string
+	free, block := true, make(chan struct{})
+	l := &Logger{tag: "posthouse/test", queue: make(chan entry, 10), done: make(chan struct{})}
+	l.now = func(text string, _ journal.Priority, _ map[string]string) bool {
+		if free {
+			order = append(order, text)
+		}
+		return free
+	}
+	l.send = func(text string, _ journal.Priority, _ map[string]string) error {
+		<-block
+		order = append(order, text)
+		return nil
+	}
+	go l.run()
+	l.Info(nil, "1")
+	free = false
+	l.Info(nil, "2")
+	free = true
+	l.Info(nil, "3")
+	close(block)
+	l.Flush()
+	for l.pending.Load() > 0 {
+		time.Sleep(time.Millisecond)
+	}
+	l.Info(nil, "4")
+	if got := strings.Join(order, ""); got != "1234" {
+		t.Errorf("order %s", got)
 	}
 }
