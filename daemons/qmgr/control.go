@@ -2,9 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"os"
+	"time"
 
 	"posthouse/pkg/ipc"
+	"posthouse/pkg/maillog"
 	"posthouse/pkg/protocol/queuectl"
 	"posthouse/pkg/queue"
 	"posthouse/pkg/queueid"
@@ -31,152 +35,221 @@ var sources = map[queuectl.Op][]string{
 	queuectl.Release: {queue.Hold},
 	queuectl.Retry:   {queue.Deferred},
 	queuectl.Requeue: {queue.Deferred, queue.Hold},
-	queuectl.Delete:  {queue.Incoming, queue.Deferred, queue.Hold},
+	queuectl.Delete:  {queue.Incoming, queue.Deferred, queue.Hold, queue.Corrupt},
 }
 
 func (m *manager) control(r queuectl.Request) queuectl.Reply {
+	o := &operation{manager: m, op: r.Op}
 	if r.Op == queuectl.Retry || r.Op == queuectl.Requeue {
 		m.mu.Lock()
 		m.sched.ReviveAll()
 		m.mu.Unlock()
 	}
-	places, err := m.places(r.Op)
-	if err != nil {
-		m.log.Error(nil, "%v", err)
-	}
-	var reply queuectl.Reply
 	if r.All {
-		reply.Done = m.controlAll(r.Op, places)
+		o.all()
 	} else {
-		for _, id := range r.IDs {
-			if m.controlOne(r.Op, places, id) {
-				reply.Done++
-			} else {
-				reply.Missing = append(reply.Missing, id)
-			}
+		o.these(r.IDs)
+	}
+	m.dispatch()
+	reply := queuectl.Reply{Done: o.done}
+	for _, id := range r.IDs {
+		if o.left[id] {
+			delete(o.left, id)
+			reply.Missing = append(reply.Missing, id)
 		}
 	}
-	m.mu.Lock()
-	m.settle()
-	m.mu.Unlock()
-	m.dispatch()
-	wake(m.kick)
 	return reply
 }
 
-// places lists where an operation has to look.
-func (m *manager) places(op queuectl.Op) ([]place, error) {
-	var list []place
-	for _, name := range sources[op] {
-		if name != queue.Deferred {
+// operation is a command of the administrator being carried out.
+type operation struct {
+	*manager
+	op   queuectl.Op
+	left map[queueid.ID]bool // those that have not been found; nil: it is for all
+	done uint32              // messages
+}
+
+// all carries it out with every message for which it makes sense. What has moved
+// from disk to memory while the disk is looked through is found afterwards.
+func (o *operation) all() {
+	o.memory()
+	if o.op == queuectl.Retry {
+		o.mu.Lock()
+		o.done += o.rush()
+		o.mu.Unlock()
+		return
+	}
+	o.disk()
+	o.memory()
+}
+
+// rounds is how often messages are looked for by ID: one that is on its way
+// from one directory to the next can be missed, but hardly twice.
+const rounds = 3
+
+func (o *operation) these(ids []queueid.ID) {
+	o.left = make(map[queueid.ID]bool, len(ids))
+	for _, id := range ids {
+		o.left[id] = true
+	}
+	for range rounds {
+		if o.memory(); len(o.left) > 0 {
+			o.disk()
+		}
+	}
+}
+
+// memory carries it out with messages in memory.
+func (o *operation) memory() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for id, msg := range o.known {
+		if o.left != nil && !o.left[id] {
+			continue
+		}
+		if news, fits := o.wish(msg); news || fits && o.left != nil {
+			o.found(id)
+		}
+	}
+}
+
+func (o *operation) found(id queueid.ID) {
+	o.done++
+	delete(o.left, id)
+}
+
+// wish notes what is to become of a message in memory as soon as nothing of it
+// is in flight. It reports whether that is another fate than before, and whether
+// the operation makes sense for it. m.mu is held.
+func (o *operation) wish(msg *message) (news, fits bool) {
+	before := msg.want
+	switch o.op {
+	case queuectl.Hold:
+		msg.want = wantHold
+	case queuectl.Delete:
+		msg.want = wantDeletion
+	case queuectl.Requeue:
+		msg.want = wantRequeue
+	case queuectl.Release:
+		if msg.want == wantHold {
+			msg.want = wantDelivery
+		}
+		return msg.want != before, false
+	case queuectl.Retry:
+		return true, true // it is under way
+	}
+	return msg.want != before, true
+}
+
+// disk carries it out with messages on disk.
+func (o *operation) disk() {
+	for _, p := range o.places() {
+		err := o.spool.names(p, func(d *queue.Directory, id queueid.ID) error {
+			if o.left == nil || o.left[id] {
+				o.at(p, d, id)
+			}
+			return nil
+		})
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			o.log.Warn(nil, "%v", err)
+		}
+		if p.queue == queue.Deferred {
+			o.mu.Lock()
+			o.dropBucket(p.bucket)
+			o.mu.Unlock()
+		}
+	}
+}
+
+// places lists where the operation has to look.
+func (o *operation) places() (list []place) {
+	for _, name := range sources[o.op] {
+		switch {
+		case name == queue.Corrupt && o.left == nil:
+			continue // to be chosen one by one
+		case name != queue.Deferred:
 			list = append(list, place{queue: name})
 			continue
 		}
-		buckets, err := m.spool.buckets()
+		buckets, _, err := o.spool.deferred()
 		if err != nil {
-			return list, err
+			o.log.Error(nil, "%v", err)
 		}
 		for _, b := range buckets {
 			list = append(list, place{queue.Deferred, b})
 		}
 	}
-	return list, nil
+	return list
 }
 
-func (m *manager) controlAll(op queuectl.Op, places []place) (done uint32) {
-	m.mu.Lock()
-	var active []queueid.ID
-	for id := range m.known {
-		active = append(active, id)
+// at carries it out with one message, which is in d at p.
+func (o *operation) at(p place, d *queue.Directory, id queueid.ID) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.known[id] != nil {
+		return // it has just been taken up
 	}
-	m.mu.Unlock()
-	if op != queuectl.Release {
-		for _, id := range active {
-			if m.controlActive(op, id) {
-				done++
+	if err := o.move(p, d, id); err != nil {
+		// What is being written has not been accepted yet, and is nobody's to touch.
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, queue.ErrIncomplete) {
+			o.log.Warn(nil, "%s: %v", id, err)
+		}
+		return
+	}
+	if word := doneWords[o.op]; word != "" {
+		o.log.Info(maillog.Fields{"QUEUE_ID": id.String()}, "%s: %s", id, word)
+	}
+	o.found(id)
+}
+
+// doneWords are what the log says of messages on disk.
+var doneWords = map[queuectl.Op]string{
+	queuectl.Hold: "placed on hold", queuectl.Release: "released from hold", queuectl.Requeue: "requeued", queuectl.Delete: "removed by the administrator",
+}
+
+func (o *operation) move(p place, d *queue.Directory, id queueid.ID) error {
+	switch o.op {
+	case queuectl.Hold, queuectl.Delete:
+		if p.queue == queue.Incoming {
+			if err := complete(d, id); err != nil {
+				return err
 			}
 		}
-	}
-	for _, p := range places {
-		err := m.spool.names(p, func(id queueid.ID) error {
-			if m.controlAt(op, p, id) {
-				done++
-			}
-			return nil
-		})
-		if err != nil && !os.IsNotExist(err) {
-			m.log.Warn(nil, "%v", err)
-		}
-	}
-	return done
-}
-
-func (m *manager) controlOne(op queuectl.Op, places []place, id queueid.ID) bool {
-	if op != queuectl.Release && m.controlActive(op, id) {
-		return true
-	}
-	for _, p := range places {
-		if m.controlAt(op, p, id) {
-			return true
-		}
-	}
-	return false
-}
-
-// controlActive deals with a message in memory; what is in flight ends first.
-func (m *manager) controlActive(op queuectl.Op, id queueid.ID) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	msg := m.known[id]
-	if msg == nil {
-		return false
-	}
-	switch op {
-	case queuectl.Hold:
-		msg.want = wantHold
-	case queuectl.Delete:
-		msg.want = wantDeletion
-	case queuectl.Release, queuectl.Retry, queuectl.Requeue: // it is under way
-	}
-	return true
-}
-
-// controlAt deals with a message on disk, if it is at p.
-func (m *manager) controlAt(op queuectl.Op, p place, id queueid.ID) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.known[id] != nil {
-		return false
-	}
-	err := m.spool.in(p, func(d *queue.Directory) error {
-		switch op {
-		case queuectl.Hold:
-			return d.Move(id, m.spool.held)
-		case queuectl.Delete:
+		if o.op == queuectl.Delete {
 			return d.Remove(id)
-		case queuectl.Release, queuectl.Retry, queuectl.Requeue:
 		}
-		f, err := d.Open(id)
-		if err != nil {
+		return d.Move(id, o.spool.held)
+	case queuectl.Requeue:
+		if err := markNew(d, id, o.now()); err != nil {
 			return err
 		}
-		m.fresh = append(m.fresh, located{p, id})
-		return f.Close()
-	})
+	case queuectl.Release, queuectl.Retry:
+	}
+	return o.fileDue(d, id)
+}
+
+// complete returns queue.ErrIncomplete for a message that is being written.
+func complete(d *queue.Directory, id queueid.ID) error {
+	f, err := d.Open(id)
 	if err != nil {
-		if !os.IsNotExist(err) {
-			m.log.Warn(nil, "%s: %v", id, err)
-		}
-		return false
+		return err
 	}
-	switch op {
-	case queuectl.Hold:
-		m.log.Info(nil, "%s: placed on hold", id)
-	case queuectl.Delete:
-		m.log.Info(nil, "%s: removed by the administrator", id)
-	case queuectl.Release:
-		m.log.Info(nil, "%s: released from hold", id)
-	case queuectl.Retry, queuectl.Requeue:
+	defer f.Close() // opened for reading
+	if _, err = queue.Read(f); errors.Is(err, queue.ErrIncomplete) {
+		return err
 	}
-	return true
+	return nil // damaged perhaps, but finished
+}
+
+// markNew has a message treated as new when it is taken up.
+func markNew(d *queue.Directory, id queueid.ID, now time.Time) error {
+	f, err := d.OpenWrite(id)
+	if err != nil {
+		return err
+	}
+	q, err := queue.Read(f)
+	if err == nil {
+		err = q.Append(f, queue.Outcome{Requeue: now})
+	}
+	return errors.Join(err, f.Close())
 }

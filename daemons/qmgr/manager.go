@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"os"
 	"sync"
 	"time"
@@ -40,7 +42,7 @@ const (
 )
 
 const (
-	scanInterval = 5 * time.Minute // between looks into incoming/, for notices that got lost
+	scanInterval = 5 * time.Minute // between looks into incoming/, for notices that got lost, and into deferred/
 	loaders      = 16              // messages that are read and resolved at once
 	maxFresh     = 100_000         // IDs of notices that are remembered; more are found by a scan
 )
@@ -87,12 +89,13 @@ type manager struct {
 	known      map[queueid.ID]*message
 	deferred   int                  // of known, how many came from deferred/
 	recipients int                  // in memory
-	fresh      []located            // told of by cleanup, released, or asked for
+	fresh      []located            // told of by cleanup
 	later      []located            // could not be read; tried again
 	laterDue   bool                 // now
 	scan       bool                 // incoming/ is to be looked through
 	feeding    feeder               // those that are at work
 	buckets    map[string]time.Time // all there are, and when each is taken up
+	refilled   map[string]bool      // buckets to which the administrator has added while they are taken up
 	release    func()               // see settle
 }
 
@@ -101,7 +104,7 @@ func newManager(cfg func() *config.Config, log *maillog.Logger, sp *spool) *mana
 		config: cfg, log: log, spool: sp, now: time.Now, hold: func() func() { return func() {} },
 		kick: make(chan struct{}, 1), kick2: make(chan struct{}, 1), slots: make(chan struct{}, loaders),
 		agents: make(map[string]deliverer), known: make(map[queueid.ID]*message),
-		buckets: make(map[string]time.Time), scan: true,
+		buckets: make(map[string]time.Time), refilled: make(map[string]bool), scan: true,
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.room = sync.NewCond(&m.mu)
@@ -236,77 +239,6 @@ func (m *manager) feedFresh() {
 	}
 }
 
-// feedDeferred takes up deferred mail when it is due.
-func (m *manager) feedDeferred() {
-	names, err := m.spool.buckets()
-	if err != nil {
-		m.log.Error(nil, "%v", err)
-	}
-	m.mu.Lock()
-	for _, name := range names {
-		m.buckets[name], _ = queue.BucketDue(name) // only such names are listed
-	}
-	m.mu.Unlock()
-	for {
-		m.mu.Lock()
-		m.feeding |= deferredFeeder
-		name, at := m.earliest()
-		if wait := at.Sub(m.now()); name == "" || wait > 0 {
-			m.feeding &^= deferredFeeder
-			m.settle()
-			stopping := m.stopping
-			m.mu.Unlock()
-			if stopping {
-				return
-			}
-			if name == "" {
-				wait = time.Hour
-			}
-			timer := time.NewTimer(wait)
-			select {
-			case <-m.kick2:
-			case <-timer.C:
-			}
-			timer.Stop()
-			continue
-		}
-		if m.stopping { // its bucket stays
-			m.feeding &^= deferredFeeder
-			m.settle()
-			m.mu.Unlock()
-			return
-		}
-		m.mu.Unlock()
-		m.takeBucket(name)
-	}
-}
-
-// earliest returns the bucket that is due first, and when. m.mu is held.
-func (m *manager) earliest() (name string, at time.Time) {
-	for b, t := range m.buckets {
-		if name == "" || t.Before(at) {
-			name, at = b, t
-		}
-	}
-	return name, at
-}
-
-// retryPause is how long what could not be read, or emptied, is left alone.
-const retryPause = time.Minute
-
-func (m *manager) takeBucket(name string) {
-	m.each(place{queue.Deferred, name})
-	m.waitForLoads()
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.spool.removeBucket(name) {
-		delete(m.buckets, name)
-		return
-	}
-	// Something is left: it came meanwhile, or could not be read now.
-	m.buckets[name] = m.now().Add(retryPause)
-}
-
 // postpone has a message looked at again that could not be read.
 func (m *manager) postpone(msg *message) {
 	m.mu.Lock()
@@ -337,13 +269,13 @@ func (m *manager) waitForLoads() {
 
 // each admits every message at p.
 func (m *manager) each(p place) {
-	err := m.spool.names(p, func(id queueid.ID) error {
+	err := m.spool.names(p, func(_ *queue.Directory, id queueid.ID) error {
 		if !m.admit(p, id) {
 			return errStopping
 		}
 		return nil
 	})
-	if err != nil && err != errStopping {
+	if err != nil && err != errStopping && !errors.Is(err, fs.ErrNotExist) {
 		m.log.Warn(nil, "%v", err)
 	}
 }
@@ -378,10 +310,8 @@ func (m *manager) admit(p place, id queueid.ID) bool {
 	return true
 }
 
-// forget ends the life of a message in memory.
+// forget ends the life of a message in memory. m.mu is held.
 func (m *manager) forget(msg *message) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	delete(m.known, msg.id)
 	m.recipients -= msg.counted
 	if msg.from.queue == queue.Deferred {

@@ -13,6 +13,7 @@ import (
 	"posthouse/daemons/qmgr/internal/schedule"
 	"posthouse/pkg/addr"
 	"posthouse/pkg/dsn"
+	"posthouse/pkg/envelope"
 	"posthouse/pkg/maillog"
 	"posthouse/pkg/protocol/delivery"
 	"posthouse/pkg/protocol/rewrite"
@@ -28,8 +29,9 @@ type message struct {
 	from   place
 	active time.Time // when it was taken up
 
-	file sync.Mutex // one outcome at a time
-	q    *queue.Message
+	file      sync.Mutex // one outcome at a time
+	q         *queue.Message
+	unwritten []queue.Outcome // what the disk did not take; guarded by file
 
 	// Guarded by manager.mu.
 	counted int // recipients
@@ -43,6 +45,7 @@ type wish uint8
 
 const (
 	wantDelivery wish = iota
+	wantRequeue
 	wantHold
 	wantDeletion
 )
@@ -66,8 +69,13 @@ func (msg *message) fields() maillog.Fields {
 // load moves a message into active/, reads it, and schedules its deliveries.
 func (m *manager) load(msg *message) {
 	if !m.read(msg) {
+		m.mu.Lock()
 		m.forget(msg)
+		m.mu.Unlock()
 		return
+	}
+	if !msg.q.Requeued.IsZero() {
+		m.renew(msg)
 	}
 	e := msg.q.Envelope
 	m.mu.Lock()
@@ -154,6 +162,54 @@ func (msg *message) pending() []uint32 {
 	return list
 }
 
+// renew makes a message new that the administrator has requeued: its recipients
+// are expanded again, and its age counts anew. Without an answer it stays as it
+// is, and the next attempt asks again.
+func (m *manager) renew(msg *message) {
+	pending := msg.pending()
+	most := envelope.MaxRecipients - len(msg.q.Recipients) + len(pending)
+	list := make([]envelope.Recipient, 0, len(pending))
+	seen := make(map[envelope.Recipient]bool, len(pending))
+	add := func(r envelope.Recipient) {
+		if !seen[r] {
+			seen[r] = true
+			list = append(list, r)
+		}
+	}
+	for len(pending) > 0 {
+		piece := pending[:min(len(pending), rewrite.MaxAddresses)]
+		pending = pending[len(piece):]
+		answers, err := m.ask(msg, rewrite.Expand, piece)
+		if err != nil {
+			return // it is in the log
+		}
+		for k, i := range piece {
+			r := msg.q.Envelope.Recipients[i]
+			if answers[k].Err != nil || len(answers[k].Addresses) == 0 {
+				m.log.Warn(msg.fields(), "%s: to=<%s> is not expanded: %v", msg.id, r.Address, answers[k].Err)
+				add(r)
+				continue
+			}
+			for _, a := range answers[k].Addresses {
+				r.Address = a
+				add(r)
+			}
+		}
+	}
+	if len(list) == 0 {
+		return
+	}
+	if len(list) > most {
+		m.log.Warn(msg.fields(), "%s: is not expanded: more than %d recipients", msg.id, most)
+		return
+	}
+	msg.file.Lock()
+	defer msg.file.Unlock()
+	if err := m.append(msg, queue.Outcome{Renewal: list}); err != nil {
+		m.log.Error(msg.fields(), "%s: %v", msg.id, err)
+	}
+}
+
 // transportName is what a transport may be called: it names a socket.
 var transportName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
 
@@ -166,7 +222,7 @@ func (m *manager) route(msg *message) {
 	for len(pending) > 0 {
 		piece := pending[:min(len(pending), rewrite.MaxAddresses)]
 		pending = pending[len(piece):]
-		answers, err := m.ask(msg, piece)
+		answers, err := m.ask(msg, rewrite.Resolve, piece)
 		for k, i := range piece {
 			switch {
 			case err != nil:
@@ -206,10 +262,10 @@ func (m *manager) route(msg *message) {
 	m.dispatch()
 }
 
-func (m *manager) ask(msg *message, piece []uint32) ([]rewrite.Answer, error) {
+func (m *manager) ask(msg *message, op rewrite.Op, piece []uint32) ([]rewrite.Answer, error) {
 	ctx, cancel := context.WithTimeout(m.ctx, rewriteTimeout)
 	defer cancel()
-	req := rewrite.Request{Op: rewrite.Resolve, Sender: msg.q.Envelope.Sender}
+	req := rewrite.Request{Op: op, Sender: msg.q.Envelope.Sender}
 	for _, i := range piece {
 		req.Addresses = append(req.Addresses, msg.q.Envelope.Recipients[i].Address)
 	}

@@ -43,10 +43,13 @@ type world struct {
 
 	mu        sync.Mutex
 	rewriteUp bool
+	slow      time.Duration                              // of rewrite
 	answer    func(r envelope.Recipient) delivery.Result // of the agent
 	hop       *dsn.Error
 	agentErr  error
 	bounceErr error
+	notify    func() // while a notification is made
+	aliases   map[string][]string
 	delivered map[string]int
 	notified  []string // "kind recipients"
 	held      int
@@ -96,11 +99,28 @@ func (w *world) boot(cfg *config.Config) {
 }
 
 func (w *world) Ask(_ context.Context, r rewrite.Request) ([]rewrite.Answer, error) {
+	w.mu.Lock()
+	slow := w.slow
+	w.mu.Unlock()
+	time.Sleep(slow)
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if !w.rewriteUp {
 		return nil, errors.New("no rewrite")
 	}
 	var out []rewrite.Answer
 	for _, a := range r.Addresses {
+		if r.Op == rewrite.Expand {
+			answer := rewrite.Answer{Addresses: []addr.Mailbox{a}}
+			if list, ok := w.aliases[a.String()]; ok {
+				answer.Addresses = nil
+				for _, s := range list {
+					answer.Addresses = append(answer.Addresses, mbox(w.t, s))
+				}
+			}
+			out = append(out, answer)
+			continue
+		}
 		switch a.Domain() {
 		case "error.example":
 			out = append(out, rewrite.Answer{Transport: "error", Nexthop: "5.1.1 nobody here", Addresses: []addr.Mailbox{a}})
@@ -138,6 +158,9 @@ func (a agentDouble) Deliver(_ context.Context, r *delivery.Request, _ *os.File)
 }
 
 func (w *world) Notify(_ context.Context, r *bounce.Request, _ *os.File) (string, error) {
+	if w.notify != nil {
+		w.notify()
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.bounceErr != nil {
@@ -157,9 +180,12 @@ func (w *world) put(dir string, n uint32, to ...string) queueid.ID {
 	id := queueid.New(time.Now(), n)
 	e := &envelope.Envelope{Arrival: time.Now(), Sender: mbox(w.t, "sender@example.org")}
 	for _, a := range to {
-		r := envelope.Recipient{Address: mbox(w.t, strings.TrimPrefix(a, "!"))}
-		if a[0] == '!' {
+		r := envelope.Recipient{Address: mbox(w.t, strings.TrimLeft(a, "!-"))}
+		switch a[0] {
+		case '!':
 			r.Notify = dsn.NotifySuccess
+		case '-': // a notification that somebody has sent
+			r.Notify, e.Sender = dsn.NotifyNever, addr.Mailbox{}
 		}
 		e.Recipients = append(e.Recipients, r)
 	}
@@ -208,6 +234,8 @@ func (w *world) expect(where string, notified ...string) {
 	if got := w.where(); got != where {
 		w.t.Errorf("files are in %q, want %q", got, where)
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if got := strings.Join(w.notified, "; "); got != strings.Join(notified, "; ") {
 		w.t.Errorf("notified %q, want %q", got, notified)
 	}

@@ -2,11 +2,11 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
-	"time"
 
 	"posthouse/pkg/queue"
 	"posthouse/pkg/queueid"
@@ -36,7 +36,7 @@ func openSpool(base string) (*spool, error) {
 // deferred/.
 type place struct {
 	queue  string
-	bucket string // for queue.Deferred
+	bucket string // for queue.Deferred; "": none
 }
 
 // in calls f with the directory at p.
@@ -48,6 +48,8 @@ func (s *spool) in(p place, f func(*queue.Directory) error) error {
 		return f(s.active)
 	case queue.Hold:
 		return f(s.held)
+	case queue.Corrupt:
+		return f(s.damaged)
 	}
 	d, err := queue.OpenDirectory(filepath.Join(s.base, queue.Deferred, p.bucket))
 	if err != nil {
@@ -57,36 +59,53 @@ func (s *spool) in(p place, f func(*queue.Directory) error) error {
 	return f(d)
 }
 
-// buckets returns the names of the sub-directories of deferred/.
-func (s *spool) buckets() ([]string, error) {
+// deferred returns the names of the buckets in deferred/, in order, and the
+// messages that are in no bucket, where nobody would look for them.
+func (s *spool) deferred() (buckets []string, strays []queueid.ID, err error) {
 	entries, err := os.ReadDir(filepath.Join(s.base, queue.Deferred))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var names []string
 	for _, e := range entries {
 		if _, err := queue.BucketDue(e.Name()); err == nil && e.IsDir() {
-			names = append(names, e.Name())
+			buckets = append(buckets, e.Name())
+		} else if id, err := queueid.Parse(e.Name()); err == nil {
+			strays = append(strays, id)
 		}
 	}
-	return names, nil
+	return buckets, strays, nil
 }
 
-// file moves a message from active/ to the bucket for t.
-func (s *spool) file(id queueid.ID, t time.Time) (bucket string, err error) {
-	bucket = queue.Bucket(t)
-	path := filepath.Join(s.base, queue.Deferred, bucket)
-	// The bucket may be removed, being empty, before the message is in it.
-	for range 3 {
-		if err := os.Mkdir(path, 0o770); err != nil && !errors.Is(err, fs.ErrExist) {
-			return "", err
-		}
-		err = s.in(place{queue.Deferred, bucket}, func(d *queue.Directory) error { return s.active.Move(id, d) })
-		if !errors.Is(err, fs.ErrNotExist) {
+// dueBucket is where messages go that the administrator wants tried now. Those
+// that makeDue gives to whole buckets count on from it.
+const dueBucket = "0000000000"
+
+// makeDue gives a bucket a name that is free and long past, and returns it.
+func (s *spool) makeDue(name string) (to string, err error) {
+	dir := filepath.Join(s.base, queue.Deferred)
+	for n := 1; n < 1_000_000; n++ {
+		to = fmt.Sprintf("%0*d", len(dueBucket), n)
+		err = os.Rename(filepath.Join(dir, name), filepath.Join(dir, to))
+		if !errors.Is(err, fs.ErrExist) { // which ENOTEMPTY is, too
 			break
 		}
 	}
-	return bucket, err
+	return to, err
+}
+
+// count returns the number of messages in a bucket.
+func (s *spool) count(bucket string) (n uint32, err error) {
+	err = s.names(place{queue.Deferred, bucket}, func(*queue.Directory, queueid.ID) error { n++; return nil })
+	return n, err
+}
+
+// file moves a message to a bucket, which is made if need be.
+func (s *spool) file(from *queue.Directory, id queueid.ID, bucket string) error {
+	path := filepath.Join(s.base, queue.Deferred, bucket)
+	if err := os.Mkdir(path, 0o770); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return s.in(place{queue.Deferred, bucket}, func(d *queue.Directory) error { return from.Move(id, d) })
 }
 
 // removeBucket removes a bucket if it is empty, and says whether it is gone.
@@ -95,16 +114,16 @@ func (s *spool) removeBucket(name string) bool {
 	return err == nil || errors.Is(err, fs.ErrNotExist)
 }
 
-// names calls each for every message at p. What is no queue ID is none of ours
-// and is left alone.
-func (s *spool) names(p place, each func(queueid.ID) error) error {
+// names calls each for every message at p, with the directory. What is no queue
+// ID is none of ours and is left alone.
+func (s *spool) names(p place, each func(*queue.Directory, queueid.ID) error) error {
 	return s.in(p, func(d *queue.Directory) error {
 		return d.Names(func(name string) error {
 			id, err := queueid.Parse(name)
 			if err != nil {
 				return nil
 			}
-			return each(id)
+			return each(d, id)
 		})
 	})
 }

@@ -22,6 +22,7 @@ import (
 	"hash/crc32"
 	"io"
 	"os"
+	"time"
 
 	"posthouse/pkg/envelope"
 	"posthouse/pkg/wire"
@@ -145,6 +146,7 @@ type Message struct {
 	Length     int64 // of the content
 	Recipients []RecipientState
 	Schedule   Schedule
+	Requeued   time.Time // when it was asked to be treated as new; zero: not, or that has been done
 
 	contentCRC uint32
 	tail       int64 // where the next outcome goes

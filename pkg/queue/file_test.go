@@ -95,6 +95,52 @@ func TestOutcomes(t *testing.T) {
 	}
 }
 
+// TestRenewal: who is pending makes room for others; who is not stays, in the
+// file too. Nobody is dropped that nobody has asked for.
+func TestRenewal(t *testing.T) {
+	f := write(t, testEnvelope(t, 3), []byte("x\r\n"))
+	m, err := Read(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := time.UnixMicro(1790000300000000)
+	other, err := addr.Parse("other@example.org")
+	if err != nil {
+		t.Fatal(err)
+	}
+	renewal := Outcome{Renewal: []envelope.Recipient{{Address: other}, {Address: other, Notify: dsn.NotifyNever}}}
+	for _, o := range []Outcome{
+		{Results: []IndexedResult{{0, result("4.4.1", "no route")}, {1, result("5.1.1", "nobody")}}},
+		{Schedule: &Schedule{Next: at, Warned: true}},
+		{Requeue: at},
+		renewal,
+		{Results: []IndexedResult{{2, result("2.0.0", "ok")}}},
+	} {
+		if err := m.Append(f, o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	again, err := Read(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range []*Message{m, again} {
+		if len(m.Recipients) != 3 || len(m.Envelope.Recipients) != 3 || m.Recipients[0].Last.Status.String() != "5.1.1" || !m.Recipients[1].Pending() ||
+			m.Recipients[1].Tried || m.Recipients[2].Pending() || m.Envelope.Recipients[1].Address != other || m.Envelope.Recipients[2].Notify != dsn.NotifyNever {
+			t.Errorf("%+v of %+v", m.Recipients, m.Envelope.Recipients)
+		}
+		if !m.Requeued.IsZero() || !m.Envelope.Arrival.Equal(at) || m.Schedule != (Schedule{}) {
+			t.Errorf("%+v, arrival %v", m, m.Envelope.Arrival)
+		}
+	}
+	if err := m.Append(f, renewal); err != nil { // twice
+		t.Fatal(err)
+	}
+	if _, err := Read(f); err == nil {
+		t.Error("new recipients that nobody has asked for are taken")
+	}
+}
+
 // TestTorn cuts the file at every octet and flips every octet. What was
 // accepted is whole or known to be damaged; a torn outcome is forgotten.
 func TestTorn(t *testing.T) {
@@ -174,6 +220,8 @@ func FuzzRead(f *testing.F) {
 	g := write(f, testEnvelope(f, 2), []byte("x\r\n"))
 	if m, err := Read(g); err == nil {
 		m.Append(g, Outcome{Schedule: &Schedule{}})
+		m.Append(g, Outcome{Requeue: time.UnixMicro(1)})
+		m.Append(g, Outcome{Renewal: m.Envelope.Recipients[:1]})
 	}
 	seed, err := os.ReadFile(g.Name())
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"posthouse/pkg/dsn"
+	"posthouse/pkg/envelope"
 	"posthouse/pkg/protocol/delivery"
 	"posthouse/pkg/wire"
 )
@@ -37,6 +38,11 @@ type Outcome struct {
 	Results  []IndexedResult // of one delivery attempt
 	Reported []uint32        // recipients, by index
 	Schedule *Schedule
+	Requeue  time.Time // when the administrator asked for the message to be treated as new
+	// Renewal are the recipients that take the place of those that are pending;
+	// it is what becomes of a message that is to be treated as new, whose age
+	// counts from Requeue on.
+	Renewal []envelope.Recipient
 }
 
 // IndexedResult is the result for one recipient, by its index in the envelope.
@@ -57,6 +63,8 @@ const (
 	kindResults = 1 + iota
 	kindReported
 	kindSchedule
+	kindRequeue
+	kindRenewal
 )
 
 func (o Outcome) encode() []byte {
@@ -79,6 +87,12 @@ func (o Outcome) encode() []byte {
 		e.Uint8(kindSchedule)
 		e.Time(o.Schedule.Next)
 		e.Bool(o.Schedule.Warned)
+	case !o.Requeue.IsZero():
+		e.Uint8(kindRequeue)
+		e.Time(o.Requeue)
+	case o.Renewal != nil:
+		e.Uint8(kindRenewal)
+		envelope.EncodeRecipients(e, o.Renewal)
 	}
 	b := e.Data()
 	binary.BigEndian.PutUint32(b, uint32(len(b)-recordHead))
@@ -86,8 +100,9 @@ func (o Outcome) encode() []byte {
 	return b
 }
 
-func decodeOutcome(b []byte, recipients int) (Outcome, error) {
+func (m *Message) decodeOutcome(b []byte) (Outcome, error) {
 	d := wire.NewDecoder(b)
+	recipients := len(m.Recipients)
 	var o Outcome
 	switch kind := d.Uint8(); kind {
 	case kindResults:
@@ -102,6 +117,15 @@ func decodeOutcome(b []byte, recipients int) (Outcome, error) {
 		}
 	case kindSchedule:
 		o.Schedule = &Schedule{d.Time(), d.Bool()}
+	case kindRequeue:
+		if o.Requeue = d.Time(); o.Requeue.IsZero() {
+			d.Fail(errors.New("requeued at no time"))
+		}
+	case kindRenewal:
+		o.Renewal = envelope.DecodeRecipients(d, envelope.MaxRecipients-m.done())
+		if m.Requeued.IsZero() || len(o.Renewal) == 0 {
+			d.Fail(errors.New("new recipients that nobody has asked for, or none"))
+		}
 	default:
 		d.Fail(fmt.Errorf("outcome of kind %d", kind))
 	}
@@ -129,9 +153,39 @@ func (m *Message) Apply(o Outcome) {
 	for _, i := range o.Reported {
 		m.Recipients[i].Reported = true
 	}
-	if o.Schedule != nil {
+	switch {
+	case o.Schedule != nil:
 		m.Schedule = *o.Schedule
+	case !o.Requeue.IsZero():
+		m.Requeued = o.Requeue
+	case o.Renewal != nil:
+		m.renew(o.Renewal)
 	}
+}
+
+// done returns the number of recipients that are not pending.
+func (m *Message) done() int {
+	n := 0
+	for i := range m.Recipients {
+		if !m.Recipients[i].Pending() {
+			n++
+		}
+	}
+	return n
+}
+
+// renew puts list in the place of the recipients that are pending.
+func (m *Message) renew(list []envelope.Recipient) {
+	var rcpts []envelope.Recipient
+	var states []RecipientState
+	for i := range m.Recipients {
+		if !m.Recipients[i].Pending() {
+			rcpts, states = append(rcpts, m.Envelope.Recipients[i]), append(states, m.Recipients[i])
+		}
+	}
+	m.Envelope.Recipients = append(rcpts, list...)
+	m.Recipients = append(states, make([]RecipientState, len(list))...)
+	m.Envelope.Arrival, m.Requeued, m.Schedule = m.Requeued, time.Time{}, Schedule{}
 }
 
 // readOutcomes applies every whole record and leaves m.tail behind the last.
@@ -152,7 +206,7 @@ func (m *Message) readOutcomes(f *os.File) error {
 		if crc32.Checksum(b, castagnoli) != binary.BigEndian.Uint32(head[4:]) {
 			return nil
 		}
-		o, err := decodeOutcome(b, len(m.Recipients))
+		o, err := m.decodeOutcome(b)
 		if err != nil {
 			// A record with a right checksum and wrong content was not torn.
 			return fmt.Errorf("queue file: outcome at offset %d: %w", m.tail, err)

@@ -1,0 +1,322 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"posthouse/pkg/agent"
+	"posthouse/pkg/dsn"
+	"posthouse/pkg/protocol/bounce"
+	"posthouse/pkg/queue"
+)
+
+// finishedBy reports whether results leave nothing to do for the message.
+func (msg *message) finishedBy(results []queue.IndexedResult) bool {
+	final := make(map[uint32]bool, len(results))
+	for _, r := range results {
+		final[r.Index] = true
+		state := queue.RecipientState{Tried: true, Last: r.Result}
+		if state.Pending() || msg.wants(r.Index, &state) != 0 {
+			return false
+		}
+	}
+	for i := range msg.q.Recipients {
+		r := &msg.q.Recipients[i]
+		if !final[uint32(i)] && (r.Pending() || msg.wants(uint32(i), r) != 0) {
+			return false
+		}
+	}
+	return true
+}
+
+// wants returns the notification that is owed for the recipient i in the state
+// r, or 0 (RFC 3461, section 6). Who relays to a host that sends notifications
+// itself leaves them to it. Of what cannot be returned to anybody the postmaster
+// may want to hear, whatever the sender wants.
+func (msg *message) wants(i uint32, r *queue.RecipientState) bounce.Kind {
+	notify := msg.q.Envelope.Recipients[i].Notify
+	switch {
+	case r.Reported || r.Pending():
+	case r.Last.Status.Class() == dsn.Permanent && (notify.Wants(dsn.NotifyFailure) || msg.q.Envelope.Sender.IsNull()):
+		return bounce.Failure
+	case r.Last.Status.Class() == dsn.Success && notify.Wants(dsn.NotifySuccess) && (r.Last.Relayed || r.Last.RemoteMTA == ""):
+		return bounce.Success
+	}
+	return 0
+}
+
+// append writes an outcome into the queue file. msg.file is held.
+func (m *manager) append(msg *message, o queue.Outcome) error {
+	f, err := m.spool.active.OpenWrite(msg.id)
+	if err != nil {
+		return err
+	}
+	err = msg.q.Append(f, o)
+	return errors.Join(err, f.Close())
+}
+
+// maxResults keeps a record within what queue.Append takes.
+const maxResults = 1000
+
+// note records an outcome. What the disk does not take is remembered, and
+// written before the message is filed: otherwise who has got the message would
+// get it again with every attempt. msg.file is held.
+func (m *manager) note(msg *message, o queue.Outcome) {
+	for len(o.Results) > maxResults {
+		m.note(msg, queue.Outcome{Results: o.Results[:maxResults]})
+		o.Results = o.Results[maxResults:]
+	}
+	msg.unwritten = append(msg.unwritten, o)
+	if err := m.write(msg); err != nil {
+		m.log.Error(msg.fields(), "%s: %v", msg.id, err)
+	}
+}
+
+// write writes what is noted. msg.file is held.
+func (m *manager) write(msg *message) error {
+	for len(msg.unwritten) > 0 {
+		if err := m.append(msg, msg.unwritten[0]); err != nil {
+			for _, o := range msg.unwritten {
+				msg.q.Apply(o)
+			}
+			return err
+		}
+		msg.unwritten = msg.unwritten[1:]
+	}
+	return nil
+}
+
+// complete decides what becomes of a message of which nothing is in flight.
+// Where the disk does not let it, it tries again later; until then the message
+// stays in memory.
+func (m *manager) complete(msg *message) {
+	if m.conclude(msg) {
+		return
+	}
+	time.AfterFunc(retryPause, func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if !m.stopping {
+			m.wg.Go(func() { m.complete(msg) })
+		}
+	})
+}
+
+// conclude takes the last step with a message and ends its life in memory, or
+// reports false.
+func (m *manager) conclude(msg *message) bool {
+	want := m.wishFor(msg)
+	if want == wantDeletion {
+		return m.remove(msg, "removed by the administrator")
+	}
+	if want != wantHold {
+		if pending := msg.pending(); want == wantDelivery && len(pending) > 0 && m.expired(msg) {
+			m.expire(msg, pending)
+		}
+		m.report(msg, bounce.Failure)
+		m.report(msg, bounce.Success)
+	}
+	if msg.finishedBy(nil) {
+		return m.remove(msg, "removed")
+	}
+	if want == wantDelivery {
+		m.warn(msg)
+	}
+	return m.file(msg, want)
+}
+
+func (m *manager) wishFor(msg *message) wish {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return msg.want
+}
+
+func (m *manager) remove(msg *message, how string) bool {
+	if err := m.spool.active.Remove(msg.id); err != nil {
+		m.log.Error(msg.fields(), "%s: %v", msg.id, err)
+		return false
+	}
+	m.log.Info(msg.fields(), "%s: %s", msg.id, how)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.forget(msg)
+	return true
+}
+
+func (m *manager) expires(msg *message) time.Time {
+	q := &m.config().Queue
+	lifetime := time.Duration(q.Lifetime)
+	if msg.q.Envelope.Sender.IsNull() {
+		lifetime = min(lifetime, time.Duration(q.BounceLifetime))
+	}
+	return msg.q.Envelope.Arrival.Add(lifetime)
+}
+
+func (m *manager) expired(msg *message) bool { return !m.now().Before(m.expires(msg)) }
+
+// expire turns the last word on each recipient into a failure.
+func (m *manager) expire(msg *message, pending []uint32) {
+	m.log.Info(msg.fields(), "%s: from=<%s>, status=expired, returned to sender", msg.id, msg.q.Envelope.Sender)
+	var o queue.Outcome
+	for _, i := range pending {
+		r := msg.q.Recipients[i].Last
+		if !msg.q.Recipients[i].Tried {
+			r.Text = "delivery was not tried"
+		}
+		r.Status = dsn.MustParse("5.4.7")
+		r.Text = clip("delivery time expired: " + r.Text)
+		o.Results = append(o.Results, queue.IndexedResult{Index: i, Result: r})
+	}
+	msg.file.Lock()
+	defer msg.file.Unlock()
+	m.note(msg, o)
+}
+
+// clip keeps a text within what a report may have.
+func clip(s string) string { return agent.Line(s) }
+
+// report has the notifications of one kind made that are owed. What it does not
+// achieve is still owed.
+func (m *manager) report(msg *message, kind bounce.Kind) {
+	var list []uint32
+	for i := range msg.q.Recipients {
+		if msg.wants(uint32(i), &msg.q.Recipients[i]) == kind {
+			list = append(list, uint32(i))
+		}
+	}
+	for len(list) > 0 {
+		piece := list[:min(len(list), bounce.MaxRecipients)]
+		list = list[len(piece):]
+		if err := m.notify(msg, kind, piece); err != nil {
+			m.log.Warn(msg.fields(), "%s: notification of %d recipients: %v", msg.id, len(piece), err)
+			return
+		}
+	}
+}
+
+// notify has one notification made, and notes that it is in the queue. What it
+// says is on disk before: nobody is delivered to after having been reported as
+// failed.
+func (m *manager) notify(msg *message, kind bounce.Kind, rcpts []uint32) error {
+	msg.file.Lock()
+	defer msg.file.Unlock()
+	err := m.write(msg)
+	if err == nil {
+		err = m.flush(msg)
+	}
+	if err != nil {
+		return fmt.Errorf("outcomes: %w", err)
+	}
+	file, err := m.spool.active.Open(msg.id)
+	if err != nil {
+		return err
+	}
+	defer file.Close() // opened for reading
+	r := &bounce.Request{
+		Kind: kind, QueueID: msg.id, Envelope: *msg.q.Envelope, Offset: msg.q.Offset, Length: msg.q.Length, Expires: m.expires(msg),
+	}
+	r.Envelope.Recipients = nil
+	for _, i := range rcpts {
+		r.Recipients = append(r.Recipients, bounce.Recipient{Recipient: msg.q.Envelope.Recipients[i], Result: msg.q.Recipients[i].Last})
+	}
+	ctx, cancel := context.WithTimeout(m.ctx, bounceTimeout)
+	defer cancel()
+	if _, err := m.bounce.Notify(ctx, r, file); err != nil {
+		return err
+	}
+	if kind != bounce.Delay {
+		m.note(msg, queue.Outcome{Reported: rcpts})
+	}
+	return nil
+}
+
+// flush makes the outcomes durable. msg.file is held.
+func (m *manager) flush(msg *message) error {
+	f, err := m.spool.active.OpenWrite(msg.id)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// warn tells the sender, once, that a message is still on its way.
+func (m *manager) warn(msg *message) {
+	after := time.Duration(m.config().Queue.DelayWarning)
+	if after == 0 || msg.q.Schedule.Warned || msg.q.Envelope.Sender.IsNull() || m.now().Sub(msg.q.Envelope.Arrival) < after {
+		return
+	}
+	var list []uint32
+	for _, i := range msg.pending() {
+		if msg.q.Recipients[i].Tried && msg.q.Envelope.Recipients[i].Notify.Wants(dsn.NotifyDelay) && len(list) < bounce.MaxRecipients {
+			list = append(list, i)
+		}
+	}
+	if len(list) == 0 {
+		return
+	}
+	if err := m.notify(msg, bounce.Delay, list); err != nil {
+		m.log.Warn(msg.fields(), "%s: delay notification: %v", msg.id, err)
+		return
+	}
+	msg.q.Schedule.Warned = true // file writes it
+}
+
+// delay is how long a message waits for its next attempt: the longer it waits
+// already, the longer.
+func (m *manager) delay(msg *message) time.Duration {
+	retry := &m.config().Queue.Retry
+	return max(time.Duration(retry.Min), min(m.now().Sub(msg.q.Envelope.Arrival), time.Duration(retry.Max)))
+}
+
+// file puts a message away: until its next attempt, or as the administrator
+// wants it.
+func (m *manager) file(msg *message, want wish) bool {
+	next := m.now().Add(m.delay(msg))
+	msg.file.Lock()
+	err := m.write(msg)
+	if err == nil {
+		switch want {
+		case wantRequeue:
+			err = m.append(msg, queue.Outcome{Requeue: m.now()})
+		case wantDelivery:
+			if err := m.append(msg, queue.Outcome{Schedule: &queue.Schedule{Next: next, Warned: msg.q.Schedule.Warned}}); err != nil {
+				m.log.Error(msg.fields(), "%s: %v", msg.id, err) // the name of the bucket says it too
+			}
+		case wantHold, wantDeletion:
+		}
+	}
+	msg.file.Unlock()
+	if err != nil {
+		m.log.Error(msg.fields(), "%s: stays in %s: %v", msg.id, queue.Active, err)
+		return false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if msg.want != want {
+		m.wg.Go(func() { m.complete(msg) }) // the administrator has spoken meanwhile
+		return true
+	}
+	switch want {
+	case wantHold:
+		err = m.spool.active.Move(msg.id, m.spool.held)
+	case wantRequeue:
+		err = m.fileDue(m.spool.active, msg.id)
+	case wantDelivery, wantDeletion:
+		err = m.fileAt(msg.id, next)
+	}
+	if err != nil {
+		m.log.Error(msg.fields(), "%s: stays in %s: %v", msg.id, queue.Active, err)
+		return false
+	}
+	switch want {
+	case wantHold:
+		m.log.Info(msg.fields(), "%s: placed on hold", msg.id)
+	case wantRequeue:
+		m.log.Info(msg.fields(), "%s: requeued", msg.id)
+	case wantDelivery, wantDeletion:
+	}
+	m.forget(msg)
+	return true
+}

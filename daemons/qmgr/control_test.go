@@ -1,0 +1,340 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"posthouse/pkg/dsn"
+	"posthouse/pkg/envelope"
+	"posthouse/pkg/maillog"
+	"posthouse/pkg/protocol/delivery"
+	"posthouse/pkg/protocol/queuectl"
+	"posthouse/pkg/queue"
+	"posthouse/pkg/queueid"
+)
+
+var (
+	success = delivery.Result{Status: dsn.MustParse("2.0.0"), Text: "ok"}
+	full    = delivery.Result{Status: dsn.MustParse("4.2.2"), Text: "full"}
+	nobody  = delivery.Result{Status: dsn.MustParse("5.1.1"), Text: "nobody"}
+)
+
+// byLocal answers by the local-part of the recipient.
+func byLocal(r envelope.Recipient) delivery.Result {
+	switch r.Address.Local() {
+	case "later":
+		return full
+	case "no":
+		return nobody
+	}
+	return success
+}
+
+func (w *world) do(op queuectl.Op, done int, ids ...queueid.ID) {
+	w.t.Helper()
+	if reply := w.m.control(queuectl.Request{Op: op, All: len(ids) == 0, IDs: ids}); int(reply.Done) != done || len(reply.Missing) != max(0, len(ids)-done) {
+		w.t.Errorf("operation %d: %+v, want %d done", op, reply, done)
+	}
+}
+
+// wait lets time pass, until nothing happens any more.
+func (w *world) wait(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+// set changes the world while qmgr is at work.
+func (w *world) set(f func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	f()
+}
+
+// in runs f in a bubble of fake time, with a world of its own.
+func in(t *testing.T, settings string, f func(w *world)) {
+	log := maillog.New("qmgr") // from outside of the bubble
+	synctest.Test(t, func(t *testing.T) { f(newWorld(t, log, settings)) })
+}
+
+// TestRequeue: the message is as new to who has not got it: aliases are expanded
+// again, and it is not too old. That holds after a crash, and where rewrite has
+// no answer for a while.
+func TestRequeue(t *testing.T) {
+	in(t, "", func(w *world) {
+		w.answer = byLocal
+		id := w.put(queue.Incoming, 1, "later@x.example", "a@x.example")
+		w.m.start()
+		w.wait(4 * 24 * time.Hour)
+		w.set(func() {
+			w.rewriteUp, w.aliases = false, map[string][]string{"later@x.example": {"b@x.example", "later@y.example", "b@x.example"}}
+		})
+		w.do(queuectl.Requeue, 1, id)
+		w.wait(time.Minute)
+		w.expect("deferred")
+		w.m.stop()
+		w.rewriteUp = true
+		w.boot(w.m.config())
+		w.m.start()
+		w.wait(4 * 24 * time.Hour) // over the lifetime since it came
+		w.expect("deferred")
+		if w.delivered["a@x.example"] != 1 || w.delivered["b@x.example"] != 1 {
+			t.Errorf("delivered %v", w.delivered)
+		}
+		w.wait(25 * time.Hour)
+		w.expect("", "failure later@y.example=5.4.7")
+		w.m.stop()
+	})
+}
+
+// TestRequeueInFlight: what is being delivered is requeued when that has ended.
+func TestRequeueInFlight(t *testing.T) {
+	in(t, "", func(w *world) {
+		w.aliases = map[string][]string{"later@x.example": {"b@x.example"}}
+		id := w.put(queue.Incoming, 1, "later@x.example")
+		w.answer = func(r envelope.Recipient) delivery.Result {
+			if r.Address.Local() == "later" {
+				go w.do(queuectl.Requeue, 1, id)
+				time.Sleep(time.Second)
+			}
+			return byLocal(r)
+		}
+		w.run(time.Minute)
+		w.expect("")
+		if w.delivered["b@x.example"] != 1 {
+			t.Errorf("delivered %v", w.delivered)
+		}
+	})
+}
+
+// TestBeingWritten: a message that cleanup is writing is nobody's to touch: its
+// sender may be told in a moment that it has been accepted.
+func TestBeingWritten(t *testing.T) {
+	in(t, "", func(w *world) {
+		id := w.put(queue.Incoming, 1, "a@x.example")
+		path := filepath.Join(w.base, queue.Incoming, id.String())
+		whole, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, make([]byte, 100), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		w.m.start()
+		w.wait(time.Second)
+		for _, op := range []queuectl.Op{queuectl.Hold, queuectl.Delete} {
+			w.do(op, 0)
+			w.do(op, 0, id)
+			w.expect("incoming")
+		}
+		if err := os.WriteFile(path, whole, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		w.do(queuectl.Hold, 1, id)
+		w.expect("hold")
+		w.m.stop()
+	})
+}
+
+// TestSaidLate: what the administrator says while a message is on its way out of
+// memory is done all the same.
+func TestSaidLate(t *testing.T) {
+	for op, where := range map[queuectl.Op]string{queuectl.Hold: "hold", queuectl.Delete: ""} {
+		in(t, "", func(w *world) {
+			w.answer = byLocal
+			id := w.put(queue.Incoming, 1, "later@x.example", "no@x.example")
+			w.notify = func() { w.do(op, 1, id) }
+			w.run(time.Minute)
+			w.expect(where, "failure no@x.example=5.1.1")
+		})
+	}
+}
+
+// TestRetryAll: a whole backlog is tried again at once, each message once, and
+// never all of it is in memory; neither a second order while the first is carried
+// out nor a crash changes that.
+func TestRetryAll(t *testing.T) {
+	in(t, "queue: {active_messages: 8, retry: {min: 1h}}\n", func(w *world) {
+		const n = 300
+		tried, most := 0, 0
+		w.answer = func(envelope.Recipient) delivery.Result {
+			tried++
+			w.m.mu.Lock()
+			most = max(most, len(w.m.known)+len(w.m.fresh))
+			w.m.mu.Unlock()
+			return full
+		}
+		for i := range uint32(n) {
+			w.put(queue.Incoming, i, "a@x.example")
+		}
+		w.set(func() { w.slow = 10 * time.Second }) // so that there are several buckets
+		w.m.start()
+		w.wait(time.Hour - 40*time.Second) // between two looks
+		w.do(queuectl.Retry, n)
+		w.wait(20 * time.Second)
+		if tried == n {
+			t.Error("nothing is tried again")
+		}
+		w.do(queuectl.Retry, tried-n+len(w.m.known)) // those that have failed again, and those that are under way
+		w.m.stop()
+		tried = 0
+		w.boot(w.m.config())
+		w.answer = func(r envelope.Recipient) delivery.Result { tried++; return success }
+		w.slow = 0
+		w.run(time.Minute)
+		w.expect("")
+		if w.delivered["a@x.example"] != n || tried != n || most > 8 {
+			t.Errorf("delivered %v, %d attempts, at most %d in memory", w.delivered, tried, most)
+		}
+	})
+}
+
+// TestRetrySome: messages are tried by ID, each once and at once, also while
+// others are taken up.
+func TestRetrySome(t *testing.T) {
+	in(t, "queue: {retry: {min: 1h}}\n", func(w *world) {
+		tried := make(map[string]int)
+		w.answer = func(r envelope.Recipient) delivery.Result { tried[r.Address.Local()]++; return full }
+		var ids []queueid.ID
+		for i := range uint32(20) {
+			ids = append(ids, w.put(queue.Incoming, i, fmt.Sprintf("u%d@x.example", i)))
+		}
+		w.m.start()
+		w.wait(time.Minute)
+		w.set(func() { w.slow = time.Second })
+		for _, id := range ids[:10] {
+			w.do(queuectl.Retry, 1, id)
+			w.wait(50 * time.Millisecond)
+		}
+		w.do(queuectl.Retry, 1, ids[10], queueid.New(time.Now(), 99))
+		w.wait(10 * time.Second)
+		for i := range 20 {
+			want := 1
+			if i <= 10 {
+				want = 2
+			}
+			if got := tried[fmt.Sprintf("u%d", i)]; got != want {
+				t.Errorf("message %d was tried %d times, want %d", i, got, want)
+			}
+		}
+		w.m.stop()
+	})
+}
+
+// TestHoldAll: with mail in every state nothing is overlooked, and deleting it all
+// leaves nothing to stay for.
+func TestHoldAll(t *testing.T) {
+	in(t, "", func(w *world) {
+		w.answer = func(envelope.Recipient) delivery.Result { return full }
+		for i := range uint32(5) {
+			w.put(queue.Incoming, i, "a@x.example")
+		}
+		w.m.start()
+		w.wait(time.Minute)
+		w.put(queue.Incoming, 10, "a@x.example") // without a notice
+		w.put(queue.Corrupt, 11, "a@x.example")
+		w.do(queuectl.Hold, 6)
+		w.do(queuectl.Delete, 6)
+		w.wait(time.Second)
+		w.expect("corrupt")
+		if w.held > 0 {
+			t.Error("stays for an empty queue")
+		}
+		w.m.stop()
+	})
+}
+
+// TestDiskFull: what cannot be noted is not delivered again, and is noted when
+// it can be.
+func TestDiskFull(t *testing.T) {
+	in(t, "", func(w *world) {
+		id := w.put(queue.Incoming, 1, "a@x.example", "later@x.example")
+		path, away := filepath.Join(w.base, queue.Active, id.String()), filepath.Join(w.base, "away")
+		calls := 0
+		w.answer = func(r envelope.Recipient) delivery.Result {
+			if calls++; calls == 1 {
+				// Nothing can be written to a directory.
+				if err := os.Rename(path, away); err != nil {
+					t.Error(err)
+				}
+				os.Mkdir(path, 0o700)
+			}
+			if calls > 2 {
+				return success
+			}
+			return byLocal(r)
+		}
+		w.m.start()
+		w.wait(time.Hour)
+		os.Remove(path)
+		if err := os.Rename(away, path); err != nil {
+			t.Fatal(err)
+		}
+		w.wait(2 * time.Minute)
+		w.m.stop()
+		w.boot(w.m.config())
+		w.run(24 * time.Hour)
+		w.expect("")
+		if w.delivered["a@x.example"] != 1 || w.delivered["later@x.example"] != 1 {
+			t.Errorf("delivered %v", w.delivered)
+		}
+	})
+}
+
+// TestMisfiled: deferred mail is found wherever it lies, and not left there
+// because the clock has been wrong.
+func TestMisfiled(t *testing.T) {
+	in(t, "", func(w *world) {
+		for i, dir := range []string{"deferred", "deferred/9999999960", "deferred/0000000007"} {
+			if err := os.MkdirAll(filepath.Join(w.base, dir), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			w.put(dir, uint32(i), "a@x.example")
+		}
+		w.m.start()
+		w.wait(10 * time.Second)
+		w.expect("")
+		w.set(func() { w.held = 1 }) // somebody keeps the process
+		w.put(queue.Deferred, 7, "a@x.example")
+		w.wait(10 * time.Minute)
+		w.expect("")
+		if w.delivered["a@x.example"] != 4 {
+			t.Errorf("delivered %v", w.delivered)
+		}
+		w.m.stop()
+	})
+}
+
+// TestDoubleBounce: a notification that cannot be delivered is reported to bounce,
+// which knows whether the postmaster wants to hear, though it says NOTIFY=NEVER.
+func TestDoubleBounce(t *testing.T) {
+	in(t, "", func(w *world) {
+		w.answer = byLocal
+		w.put(queue.Incoming, 1, "-no@x.example")
+		w.run(time.Minute)
+		w.expect("", "failure no@x.example=5.1.1")
+	})
+}
+
+// TestLargeExpiry: the last word on very many recipients is more than one record
+// of a queue file holds.
+func TestLargeExpiry(t *testing.T) {
+	in(t, "queue: {lifetime: 0s}\n", func(w *world) {
+		const n = 20000
+		long := strings.Repeat("x", 950)
+		w.answer = func(envelope.Recipient) delivery.Result { return delivery.Result{Status: full.Status, Text: long} }
+		to := make([]string, n)
+		for i := range to {
+			to[i] = fmt.Sprintf("u%d@x.example", i)
+		}
+		w.put(queue.Incoming, 1, to...)
+		w.run(time.Minute)
+		if got := strings.Count(strings.Join(w.notified, " "), "=5.4.7"); got != n || w.where() != "" {
+			t.Errorf("%d of %d are reported, files in %q", got, n, w.where())
+		}
+	})
+}
