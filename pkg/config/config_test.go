@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -156,6 +157,50 @@ func TestWatcher(t *testing.T) {
 	if got := change("hostname: three.example\n"); got != "three.example" {
 		t.Errorf("mended: %s", got)
 	}
+}
+
+// TestNoDescriptors: what cannot be read now is neither empty nor broken.
+func TestNoDescriptors(t *testing.T) {
+	dir := write(t, map[string]string{"posthouse.yaml": "hostname: one.example\n", "conf.d/a.yaml": "origin: a.example\n"})
+	var failures []error
+	w, err := NewWatcher(dir, func(err error) { failures = append(failures, err) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "conf.d/a.yaml"), []byte("origin: other.example\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	again := noFiles(t)
+	w.check()
+	w.check()
+	again()
+	if w.Current().Origin != "a.example" || len(failures) != 1 {
+		t.Errorf("without descriptors: %s, %v", w.Current().Origin, failures)
+	}
+	w.check()
+	if w.Current().Origin != "other.example" || len(failures) != 1 {
+		t.Errorf("with descriptors: %s, %v", w.Current().Origin, failures)
+	}
+	// Drop-ins that cannot be listed are not missing.
+	if c, err := Load(write(t, map[string]string{"conf.d": "a file\n"})); err == nil {
+		t.Errorf("conf.d is a file: %s", c.Origin)
+	}
+}
+
+// noFiles has every open(2) of this process fail until the result is called.
+func noFiles(t *testing.T) (again func()) {
+	t.Helper()
+	var old syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	set := func(l syscall.Rlimit) {
+		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set(syscall.Rlimit{Cur: 0, Max: old.Max})
+	return func() { set(old) }
 }
 
 func TestValues(t *testing.T) {

@@ -58,12 +58,18 @@ func configFiles(dir string) ([]string, error) {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
-	more, err := filepath.Glob(filepath.Join(dir, dropIns, "*.yaml"))
-	if err != nil {
+	// Not filepath.Glob, which takes a directory that cannot be read for an empty
+	// one: without its drop-ins this would be another mail system.
+	more, err := os.ReadDir(filepath.Join(dir, dropIns)) // sorted
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
-	slices.Sort(more)
-	return append(files, more...), nil
+	for _, entry := range more {
+		if strings.HasSuffix(entry.Name(), ".yaml") {
+			files = append(files, filepath.Join(dir, dropIns, entry.Name()))
+		}
+	}
+	return files, nil
 }
 
 type loader struct {
@@ -419,7 +425,11 @@ func (l *loader) complete() {
 	if c.Origin == "" {
 		c.Origin = c.Hostname
 		c.sources["origin"] = "hostname"
-		if b, err := readFile(mailname); err == nil {
+		b, err := readFile(mailname)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			l.errs = append(l.errs, err)
+		}
+		if err == nil {
 			line, _, _ := strings.Cut(string(b), "\n")
 			if line = strings.TrimSpace(line); addr.CheckDomain(line) == nil {
 				c.Origin = line

@@ -1,7 +1,9 @@
 package config
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -23,6 +25,7 @@ type Watcher struct {
 
 	mu    sync.Mutex
 	stamp string
+	said  string // the last error that onError has heard of
 }
 
 // NewWatcher loads the configuration in dir. onError hears of a changed one that
@@ -59,9 +62,17 @@ func (w *Watcher) check() {
 	w.stamp = stamp
 	c, err := Load(w.dir)
 	if err != nil {
-		w.onError(err)
+		// What could not be read may be readable the next time, without a change.
+		if errors.As(err, new(*fs.PathError)) {
+			w.stamp = ""
+		}
+		if err.Error() != w.said {
+			w.said = err.Error()
+			w.onError(err)
+		}
 		return
 	}
+	w.said = ""
 	w.current.Store(c)
 }
 

@@ -4,7 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -139,6 +142,58 @@ func TestResolvConf(t *testing.T) {
 	if s := parseConf(nil); fmt.Sprint(s.servers) != "[127.0.0.1:53]" {
 		t.Error(s)
 	}
+}
+
+// TestNoDescriptors: a resolv.conf that cannot be read now names the servers that
+// it did, and is read again.
+func TestNoDescriptors(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "resolv.conf")
+	write := func(text string) {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("nameserver 192.0.2.1\n")
+	f := &resolvConf{path: path}
+	servers := func() string {
+		f.checked = time.Time{}
+		return fmt.Sprint(f.current().servers)
+	}
+	again := noFiles(t)
+	first := servers()
+	again()
+	if second := servers(); first != "[127.0.0.1:53]" || second != "[192.0.2.1:53]" {
+		t.Errorf("%s, then %s", first, second)
+	}
+	write("nameserver 192.0.2.22\n")
+	again = noFiles(t)
+	first = servers()
+	again()
+	if second := servers(); first != "[192.0.2.1:53]" || second != "[192.0.2.22:53]" {
+		t.Errorf("changed: %s, then %s", first, second)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if got := servers(); got != "[127.0.0.1:53]" {
+		t.Errorf("removed: %s", got)
+	}
+}
+
+// noFiles has every open(2) of this process fail until the result is called.
+func noFiles(t *testing.T) (again func()) {
+	t.Helper()
+	var old syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	set := func(l syscall.Rlimit) {
+		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set(syscall.Rlimit{Cur: 0, Max: old.Max})
+	return func() { set(old) }
 }
 
 // FuzzParse: whatever a server sends, records are only taken for the question

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -150,10 +151,12 @@ func (f *resolvConf) current() settings {
 		if err == nil && info.ModTime().Equal(f.stamp) && info.Size() == f.size && len(f.now.servers) > 0 {
 			return f.now
 		}
-		var text []byte
-		if err == nil {
+		text, err := os.ReadFile(f.path)
+		switch {
+		case err == nil && info != nil:
 			f.stamp, f.size = info.ModTime(), info.Size()
-			text, _ = os.ReadFile(f.path) // unreadable is as good as missing
+		case !errors.Is(err, fs.ErrNotExist) && len(f.now.servers) > 0:
+			return f.now // what could not be read may not have changed
 		}
 		f.now = parseConf(text)
 	}

@@ -33,6 +33,7 @@ type File[T any] struct {
 	content atomic.Pointer[content[T]]
 	checked atomic.Int64 // when the file was last looked at, in ns
 	mu      sync.Mutex
+	said    string // the last error that onError has heard of
 }
 
 type content[T any] struct {
@@ -47,6 +48,9 @@ type stamp struct {
 	mtime   int64
 	size    int64
 }
+
+// unread is the stamp of no file.
+var unread = stamp{size: -1}
 
 // NewFile returns a File; it reads nothing yet.
 func NewFile[T any](path string, parse func(path string, b []byte) (T, error), onError func(error)) *File[T] {
@@ -81,10 +85,18 @@ func (f *File[T]) refresh(now int64) {
 		fresh.value, fresh.err = f.read(s)
 	}
 	if fresh.err == nil {
+		f.said = ""
 		f.content.Store(fresh)
 		return
 	}
-	f.onError(fresh.err)
+	if fresh.err.Error() != f.said {
+		f.said = fresh.err.Error()
+		f.onError(fresh.err)
+	}
+	// What could not be read may be readable the next time, without a change.
+	if errors.As(fresh.err, new(*fs.PathError)) {
+		s, fresh.stamp = unread, unread
+	}
 	if old != nil && old.err == nil {
 		f.content.Store(&content[T]{value: old.value, stamp: s})
 		return

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -66,6 +67,60 @@ func TestBrokenFromTheStart(t *testing.T) {
 	if _, _, err := NewText(t.TempDir(), func(error) {}).Lookup("a"); err == nil {
 		t.Error("a directory is a table")
 	}
+}
+
+// TestNoDescriptors: a file that cannot be read now is read again, although it
+// does not change.
+func TestNoDescriptors(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "t")
+	if err := os.WriteFile(path, []byte("a 1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var failures []error
+	table := NewText(path, func(err error) { failures = append(failures, err) })
+	look := func() (string, error) {
+		table.file.checked.Store(0)
+		value, _, err := table.Lookup("a")
+		return value, err
+	}
+	again := noFiles(t)
+	_, err1 := look()
+	_, err2 := look()
+	again()
+	if err1 == nil || err2 == nil || len(failures) != 1 {
+		t.Errorf("without descriptors: %v, %v; reported: %q", err1, err2, failures)
+	}
+	if v, err := look(); v != "1" || err != nil {
+		t.Errorf("with descriptors: %q, %v", v, err)
+	}
+	if err := os.WriteFile(path, []byte("a two\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	again = noFiles(t)
+	v, err := look()
+	again()
+	if v != "1" || err != nil {
+		t.Errorf("without descriptors again: %q, %v", v, err)
+	}
+	if v, err := look(); v != "two" || err != nil {
+		t.Errorf("changed: %q, %v", v, err)
+	}
+}
+
+// noFiles has every open(2) of this process fail until the result is called.
+func noFiles(t *testing.T) (again func()) {
+	t.Helper()
+	var old syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	set := func(l syscall.Rlimit) {
+		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set(syscall.Rlimit{Cur: 0, Max: old.Max})
+	return func() { set(old) }
 }
 
 func TestAliases(t *testing.T) {
