@@ -16,6 +16,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 
@@ -138,11 +139,10 @@ func (c *Conn) receive(limit int, wantFile bool) (b []byte, f *os.File, err erro
 	used := 0
 	for first := true; ; first = false {
 		if len(c.buf)-used < maxPacket {
-			grown := make([]byte, used+maxPacket)
-			copy(grown, c.buf[:used])
-			c.buf = grown
+			c.buf = slices.Grow(c.buf[:used], maxPacket) // by more than that where it is large
+			c.buf = c.buf[:cap(c.buf)]
 		}
-		n, file, err := c.packet(c.buf[used:], first && wantFile)
+		n, file, err := c.packet(c.buf[used:used+maxPacket], first && wantFile)
 		if file != nil {
 			f = file
 		}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"time"
 
@@ -73,6 +74,24 @@ func TestTooBig(t *testing.T) {
 	}
 }
 
+// TestGrowth: a large message costs memory in proportion to its size.
+func TestGrowth(t *testing.T) {
+	const size = 8 << 20
+	a, b := pair(t)
+	m := NewMessage()
+	m.Raw(make([]byte, size))
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	go a.Send(m)
+	if _, err := b.Receive(size); err != nil {
+		t.Fatal(err)
+	}
+	runtime.ReadMemStats(&after)
+	if n := after.TotalAlloc - before.TotalAlloc; n > 10*size {
+		t.Errorf("%d octets are allocated for %d", n, size)
+	}
+}
+
 func TestFile(t *testing.T) {
 	a, b := pair(t)
 	path := filepath.Join(t.TempDir(), "f")
@@ -131,7 +150,7 @@ func TestGarbage(t *testing.T) {
 		}
 		a.Close()
 		if got, err := b.Receive(1 << 20); err == nil {
-			t.Errorf("%s: %q is taken for a message", name, got)
+			t.Errorf("%s: %.40q is taken for a message", name, got)
 		}
 	}
 }
