@@ -203,15 +203,17 @@ func (t *Transaction) Commit() error {
 	if t.err == nil {
 		t.buf.Data()[kindAt] = uint8(KindEnd) // what is left goes with it
 		var reply Reply
-		if reply, t.err = t.exchange(); t.err == nil {
+		reply, t.err = t.exchange()
+		switch {
+		case t.err != nil:
+		case reply.Err != nil:
 			t.release()
-			switch {
-			case reply.Err != nil:
-				return reply.Err
-			case reply.ID != t.ID:
-				return errors.New("cleanup: the answer is for another message")
-			}
+			return reply.Err
+		case reply.ID == t.ID:
+			t.release()
 			return nil
+		default:
+			t.err = errors.New("cleanup: the answer is for another message")
 		}
 	}
 	err := t.err
