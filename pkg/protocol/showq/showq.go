@@ -118,7 +118,7 @@ func DecodeEntry(b []byte) (*Entry, error) {
 }
 
 // List asks the server at path for the queue and has each entry seen. It ends
-// early with the first error of each. The deadline of ctx is for the whole.
+// early with the first error of each. ctx bounds the whole.
 func List(ctx context.Context, path string, each func(*Entry) error) error {
 	client := ipc.NewClient(path, Protocol)
 	conn, _, err := client.Get(ctx)
@@ -126,6 +126,8 @@ func List(ctx context.Context, path string, each func(*Entry) error) error {
 		return err
 	}
 	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
 	m := ipc.NewMessage()
 	m.Uint8(list)
 	if err := conn.Send(m); err != nil {
