@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -18,6 +17,7 @@ import (
 	"posthouse/pkg/durable"
 	"posthouse/pkg/envelope"
 	"posthouse/pkg/ipc"
+	"posthouse/pkg/ipc/ipctest"
 	"posthouse/pkg/maillog"
 	"posthouse/pkg/protocol/arrival"
 	"posthouse/pkg/protocol/cleanup"
@@ -139,57 +139,6 @@ func (r *testRewrite) Ask(_ context.Context, q rewrite.Request) ([]rewrite.Answe
 	return answers, nil
 }
 
-// serve accepts connections at a new socket and has handle called for each
-// message; it returns the path of the socket.
-func serve(t testing.TB, p ipc.Protocol, handle func(c *ipc.Conn, msg []byte) error) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "ph") // t.TempDir is too long for a socket
-	if err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(dir, "socket")
-	ln, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var handlers sync.WaitGroup
-	var mu sync.Mutex
-	var conns []net.Conn
-	t.Cleanup(func() {
-		ln.Close()
-		mu.Lock()
-		for _, nc := range conns {
-			nc.Close()
-		}
-		mu.Unlock()
-		handlers.Wait()
-		os.RemoveAll(dir)
-	})
-	handlers.Go(func() {
-		for {
-			nc, err := ln.AcceptUnix()
-			if err != nil {
-				return
-			}
-			mu.Lock()
-			conns = append(conns, nc)
-			mu.Unlock()
-			handlers.Go(func() {
-				defer nc.Close()
-				c := ipc.NewConn(nc)
-				err := ipc.Greet(c, p)
-				for err == nil {
-					var msg []byte
-					if msg, err = c.Receive(p.MaxRequest); err == nil {
-						err = handle(c, msg)
-					}
-				}
-			})
-		}
-	})
-	return path
-}
-
 // system is a cleanup with everything around it.
 type system struct {
 	*service
@@ -235,7 +184,7 @@ func newSystem(t testing.TB, wrap ...func(spool) spool) *system {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { dir.Close() })
-	rewritePath := serve(t, rewrite.Protocol, func(c *ipc.Conn, msg []byte) error {
+	rewritePath := ipctest.Serve(t, rewrite.Protocol, func(c *ipc.Conn, msg []byte) error {
 		q, err := rewrite.DecodeRequest(msg)
 		if err != nil {
 			return err
@@ -248,7 +197,7 @@ func newSystem(t testing.TB, wrap ...func(spool) spool) *system {
 		rewrite.EncodeAnswers(m, answers)
 		return c.Send(m)
 	})
-	qmgr := serve(t, arrival.Protocol, func(_ *ipc.Conn, msg []byte) error {
+	qmgr := ipctest.Serve(t, arrival.Protocol, func(_ *ipc.Conn, msg []byte) error {
 		ids, err := arrival.Decode(msg)
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -264,7 +213,7 @@ func newSystem(t testing.TB, wrap ...func(spool) spool) *system {
 	for _, w := range wrap {
 		s.spool = w(s.spool)
 	}
-	s.path = serve(t, cleanup.Protocol, func(c *ipc.Conn, msg []byte) error { return s.handle(t.Context(), c, msg, nil) })
+	s.path = ipctest.Serve(t, cleanup.Protocol, func(c *ipc.Conn, msg []byte) error { return s.handle(t.Context(), c, msg, nil) })
 	s.client = cleanup.NewClient(s.path)
 	return s
 }

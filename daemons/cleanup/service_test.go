@@ -21,6 +21,7 @@ import (
 	"posthouse/pkg/dsn"
 	"posthouse/pkg/envelope"
 	"posthouse/pkg/ipc"
+	"posthouse/pkg/ipc/ipctest"
 	"posthouse/pkg/protocol/cleanup"
 	"posthouse/pkg/protocol/rewrite"
 	"posthouse/pkg/queue"
@@ -259,7 +260,7 @@ func TestCancelled(t *testing.T) {
 func TestStop(t *testing.T) {
 	s := newSystem(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	path := serve(t, cleanup.Protocol, func(c *ipc.Conn, msg []byte) error { return s.handle(ctx, c, msg, nil) })
+	path := ipctest.Serve(t, cleanup.Protocol, func(c *ipc.Conn, msg []byte) error { return s.handle(ctx, c, msg, nil) })
 	tx, err := cleanup.NewClient(path).Begin(t.Context(), fromNetwork(t, "a@example.org"))
 	if err != nil {
 		t.Fatal(err)

@@ -6,12 +6,9 @@ import (
 	"net/netip"
 	"testing"
 
-	"golang.org/x/sys/unix"
-	"net"
-	"os"
-
 	"posthouse/pkg/dns"
 	"posthouse/pkg/ipc"
+	"posthouse/pkg/ipc/ipctest"
 	"posthouse/pkg/protocol/resolve"
 )
 
@@ -22,27 +19,6 @@ type names struct {
 
 func (n names) Name(context.Context, netip.Addr) (string, error) { return n.name, n.err }
 
-// pair returns the two ends of a connection.
-func pair(t *testing.T) (a, b *ipc.Conn) {
-	t.Helper()
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var ends [2]*ipc.Conn
-	for i, fd := range fds {
-		f := os.NewFile(uintptr(fd), "pair")
-		c, err := net.FileConn(f)
-		f.Close()
-		if err != nil {
-			t.Fatal(err)
-		}
-		ends[i] = ipc.NewConn(c.(*net.UnixConn))
-		t.Cleanup(func() { c.Close() })
-	}
-	return ends[0], ends[1]
-}
-
 func TestHandle(t *testing.T) {
 	for _, tt := range []struct {
 		dns  names
@@ -52,7 +28,7 @@ func TestHandle(t *testing.T) {
 		{names{"", dns.ErrNoName}, resolve.Reply{Outcome: resolve.None}},
 		{names{"", errors.New("no answer")}, resolve.Reply{}},
 	} {
-		client, server := pair(t)
+		client, server := ipctest.Pair(t)
 		m := ipc.NewMessage()
 		resolve.EncodeRequest(m, netip.MustParseAddr("192.0.2.1"))
 		if err := client.Send(m); err != nil {
@@ -73,7 +49,7 @@ func TestHandle(t *testing.T) {
 			t.Errorf("%+v, %v; want %+v", got, err, tt.want)
 		}
 	}
-	_, server := pair(t)
+	_, server := ipctest.Pair(t)
 	if err := (&service{names{}}).handle(t.Context(), server, []byte("garbled"), nil); err == nil {
 		t.Error("a garbled question is taken")
 	}

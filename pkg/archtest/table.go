@@ -47,7 +47,7 @@ var layers = []layer{
 	{"protocols about deliveries", "protocol/bounce", opinions},
 	{"mail system", "cli daemon mailbox mailq queue smtpclient smtpserver", ""},
 	{"delivery agents", "agent", ""},
-	{"tests", "archtest dns/dnstest durable/crashtest mailtest mailtest/probe mailtest/system", ""},
+	{"tests", "archtest dns/dnstest durable/crashtest ipc/ipctest mailtest mailtest/probe mailtest/system wire/wiretest", ""},
 }
 
 // rule reserves uses for those who need them. Who is listed and has no use for
@@ -70,7 +70,7 @@ var rules = []rule{
 		"pkg/protocol/queuectl pkg/protocol/resolve pkg/protocol/rewrite pkg/protocol/showq", false},
 	{"log.Fatal* log.Panic*", "ends the process behind everybody's back", "", false},
 	{"os.Exit", "programs end in main", "daemons/commands/posthouse daemons/commands/sendmail packaging/static pkg/daemon pkg/mailtest/probe", false},
-	{"testing testing/*", "programs contain no tests", "pkg/mailtest", false},
+	{"testing testing/*", "programs contain no tests", "pkg/ipc/ipctest pkg/mailtest pkg/wire/wiretest", false},
 
 	{"os/exec", "daemons start nobody; posthouse: systemctl", "daemons/commands/posthouse pkg/mailtest pkg/mailtest/probe", false},
 	{"os.StartProcess syscall.StartProcess syscall.ForkExec syscall.Exec", "smtpd's successor only", "pkg/activation", false},
@@ -79,12 +79,12 @@ var rules = []rule{
 		"daemons/cleanup daemons/commands/posthouse daemons/qmgr daemons/smtp " +
 			"pkg/activation pkg/daemon pkg/ipc pkg/mailtest/probe pkg/smtpclient", false},
 	{"golang.org/x/sys/unix", "openat and its kin, statfs (cleanup, durable, mailbox, queue, users); descriptors (ipc); a send that does not wait (maillog)",
-		"daemons/cleanup pkg/durable pkg/ipc pkg/maillog pkg/mailbox pkg/mailtest pkg/mailtest/probe pkg/queue pkg/users", false},
+		"daemons/cleanup pkg/durable pkg/ipc pkg/ipc/ipctest pkg/maillog pkg/mailbox pkg/mailtest pkg/mailtest/probe pkg/queue pkg/users", false},
 
 	{"net", "connections: dialled (dns, ipc, smtp), inherited (activation, daemon, smtpd), served and used (smtpserver, smtpclient)",
-		"daemons/smtp daemons/smtpd pkg/activation pkg/daemon pkg/dns pkg/dns/dnstest pkg/ipc pkg/mailtest/probe pkg/smtpclient pkg/smtpserver", false},
+		"daemons/smtp daemons/smtpd pkg/activation pkg/daemon pkg/dns pkg/dns/dnstest pkg/ipc pkg/ipc/ipctest pkg/mailtest/probe pkg/smtpclient pkg/smtpserver", false},
 	{dials, "smtp: mail hosts; dns: name servers; ipc: sockets of the system", "daemons/smtp pkg/dns pkg/ipc pkg/mailtest/probe", false},
-	{"net.Listen net.Listen[A-Z]*", "systemd listens", "pkg/dns/dnstest pkg/mailtest/probe", false},
+	{"net.Listen net.Listen[A-Z]*", "systemd listens", "pkg/dns/dnstest pkg/ipc/ipctest pkg/mailtest/probe", false},
 	{"crypto/tls", "nothing speaks TLS yet", "", false},
 	{"math/rand math/rand/v2", "can be guessed; smtp: the order of equal MX hosts", "daemons/smtp", false},
 

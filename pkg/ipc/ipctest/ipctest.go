@@ -1,0 +1,99 @@
+// Package ipctest has the other end of a connection for tests: a real socket,
+// and peers that say what none of ours says.
+package ipctest
+
+import (
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"posthouse/pkg/ipc"
+)
+
+// Pair returns two connected ends.
+func Pair(t testing.TB) (a, b *ipc.Conn) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ends [2]*ipc.Conn
+	for i, fd := range fds {
+		f := os.NewFile(uintptr(fd), "pair")
+		c, err := net.FileConn(f)
+		_ = f.Close() // c has a descriptor of its own
+		if err != nil {
+			t.Fatal(err)
+		}
+		ends[i] = ipc.NewConn(c.(*net.UnixConn))
+		t.Cleanup(func() { _ = c.Close() })
+	}
+	return ends[0], ends[1]
+}
+
+// Encode returns the message that encode makes.
+func Encode(encode func(*ipc.Message)) []byte {
+	m := ipc.NewMessage()
+	encode(m)
+	return m.Data()[1:]
+}
+
+// Serve is a server of p at a new socket. It calls handle for each message of a
+// client; with an error of handle the connection ends. At the end of the test it
+// waits for handle to return.
+func Serve(t testing.TB, p ipc.Protocol, handle func(c *ipc.Conn, msg []byte) error) (path string) {
+	t.Helper()
+	return listen(t, func(nc *net.UnixConn) {
+		c := ipc.NewConn(nc)
+		err := ipc.Greet(c, p)
+		for err == nil {
+			var msg []byte
+			if msg, err = c.Receive(p.MaxRequest); err == nil {
+				err = handle(c, msg)
+			}
+		}
+	})
+}
+
+// listen calls serve for each connection to a new socket. At the end of the test
+// connections end, and it waits for serve to return.
+func listen(t testing.TB, serve func(*net.UnixConn)) (path string) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "ph") // t.TempDir is too long for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	path = filepath.Join(dir, "s")
+	ln, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, end := context.WithCancel(context.Background())
+	var loops sync.WaitGroup
+	t.Cleanup(func() {
+		_ = ln.Close()
+		end()
+		loops.Wait()
+		_ = os.RemoveAll(dir)
+	})
+	loops.Go(func() {
+		for {
+			c, err := ln.AcceptUnix()
+			if err != nil {
+				return
+			}
+			stop := context.AfterFunc(ctx, func() { _ = c.Close() })
+			loops.Go(func() {
+				defer stop()
+				defer c.Close()
+				serve(c)
+			})
+		}
+	})
+	return path
+}
