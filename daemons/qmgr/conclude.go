@@ -298,12 +298,12 @@ func (m *manager) file(msg *message, want wish) bool {
 		m.wg.Go(func() { m.complete(msg) }) // the administrator has spoken meanwhile
 		return true
 	}
-	switch want {
-	case wantHold:
+	switch {
+	case want == wantHold:
 		err = m.spool.active.Move(msg.id, m.spool.held)
-	case wantRequeue:
+	case want == wantRequeue, m.ctx.Err() != nil: // not its fault: the next process tries at once
 		err = m.fileDue(m.spool.active, msg.id)
-	case wantDelivery, wantDeletion:
+	default:
 		err = m.fileAt(msg.id, next)
 	}
 	if err != nil {

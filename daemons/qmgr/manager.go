@@ -38,7 +38,7 @@ const (
 	rewriteTimeout  = time.Minute
 	bounceTimeout   = 5 * time.Minute
 	deliveryTimeout = 2 * time.Hour
-	stopTimeout     = 30 * time.Second // shorter than TimeoutStopSec= of the unit
+	stopTimeout     = 30 * time.Second // with the grace of deliveries shorter than TimeoutStopSec= of the unit
 )
 
 const (
@@ -124,8 +124,10 @@ func (m *manager) start() {
 	m.wg.Go(m.feedDeferred)
 }
 
-// stop lets what is under way come to an end, and begins nothing more. What is
-// left in active/ is taken up by the next process.
+// stop lets what is under way come to an end, and begins nothing more. After
+// some time agents are told to end, and to say how far they have come: what they
+// have delivered is not to be delivered again. What is left in active/ is taken
+// up by the next process.
 func (m *manager) stop() {
 	m.mu.Lock()
 	m.stopping = true

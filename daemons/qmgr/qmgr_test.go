@@ -46,6 +46,7 @@ type world struct {
 	slow      time.Duration                              // of rewrite
 	answer    func(r envelope.Recipient) delivery.Result // of the agent
 	hop       *dsn.Error
+	hang      bool // agents deliver until they are told to end
 	agentErr  error
 	bounceErr error
 	notify    func() // while a notification is made
@@ -140,7 +141,13 @@ type agentDouble struct {
 	name string
 }
 
-func (a agentDouble) Deliver(_ context.Context, r *delivery.Request, _ *os.File) (*delivery.Report, error) {
+func (a agentDouble) Deliver(ctx context.Context, r *delivery.Request, _ *os.File) (*delivery.Report, error) {
+	a.mu.Lock()
+	hang := a.hang
+	a.mu.Unlock()
+	if hang {
+		<-ctx.Done()
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.agentErr != nil {
@@ -434,6 +441,30 @@ func TestQueue(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestStop: a delivery that does not end is interrupted; what it has achieved is
+// not done again, and the rest is tried at once by the next process.
+func TestStop(t *testing.T) {
+	in(t, "", func(w *world) {
+		w.answer, w.hang = byLocal, true
+		w.put(queue.Incoming, 1, "later@x.example", "a@x.example")
+		begun := time.Now()
+		w.m.start()
+		w.wait(time.Second)
+		w.m.stop()
+		if took := time.Since(begun); took > time.Minute {
+			t.Errorf("stops in %v", took)
+		}
+		w.expect("deferred")
+		w.hang, w.answer = false, func(envelope.Recipient) delivery.Result { return success }
+		w.boot(w.m.config())
+		w.run(time.Second)
+		w.expect("")
+		if w.delivered["a@x.example"] != 1 || w.delivered["later@x.example"] != 1 {
+			t.Errorf("delivered %v", w.delivered)
+		}
+	})
 }
 
 func TestDelayWarning(t *testing.T) {

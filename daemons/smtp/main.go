@@ -52,6 +52,7 @@ func setup(d *daemon.Daemon) error {
 		},
 		note: func(id, text string) { d.Log.Info(maillog.Fields{"QUEUE_ID": id}, "%s: %s", id, text) },
 	}
+	d.HandOff() // servers are slow
 	d.OnEnd(s.cache.close)
 	return agent.Serve(d, s.deliver)
 }

@@ -57,7 +57,9 @@ func Failed(relay string, err error) Outcome {
 	return Outcome{Result: delivery.Result{Status: e.Status, Text: e.Text}, Relay: relay}
 }
 
-// Serve answers the requests that come to the socket "ipc" with deliver.
+// Serve answers the requests that come to the socket "ipc" with deliver. Its
+// context ends when this process, or the client, has to go: what has been done
+// by then is still to be reported.
 func Serve(d *daemon.Daemon, deliver func(context.Context, *Job) Verdict) error {
 	return d.IPC("ipc", delivery.Protocol, func(ctx context.Context, c *ipc.Conn, msg []byte, file *os.File) error {
 		return handle(ctx, request{c, msg, file}, d.Log, deliver)
@@ -87,7 +89,11 @@ func handle(ctx context.Context, in request, log *maillog.Logger, deliver func(c
 		return fmt.Errorf("%s: passed descriptor: not a file that has %d octets at %d", r.QueueID, r.Length, r.Offset)
 	}
 	start := time.Now()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := in.conn.OnEnd(cancel)
 	v := deliver(ctx, &Job{r, io.NewSectionReader(in.file, r.Offset, r.Length)})
+	stop()
 	// An agent that says too little has not delivered.
 	for len(v.Outcomes) < len(r.Recipients) {
 		v.Outcomes = append(v.Outcomes, Outcome{Result: delivery.Result{Text: "no result"}, Relay: "none"})

@@ -251,7 +251,8 @@ type DaemonLimits struct {
 	// Clients at once.
 	MaxClients int `yaml:"max_clients" default:"200" min:"1" max:"100000"`
 
-	// Requests after which the daemon goes away and is started anew. 0: any.
+	// Requests after which the daemon goes away and is started anew. 0: any, as
+	// for qmgr.
 	MaxUse int `yaml:"max_use" default:"100000" min:"0" max:"1000000000"`
 
 	// Time without a request after which the daemon goes away.

@@ -59,6 +59,9 @@ func TestDeclarations(t *testing.T) {
 	if l := c.Daemon("smtpd"); l.MaxClients != 500 || l.MaxIdle != time.Minute {
 		t.Errorf("limits of smtpd %+v", l)
 	}
+	if l := c.Daemon("qmgr"); l.MaxUse != 0 || l.MaxClients == 0 {
+		t.Errorf("limits of qmgr %+v", l)
+	}
 	if l := c.Daemon("other"); l.MaxClients == 0 || l.MaxIdle == 0 {
 		t.Errorf("limits of others %+v", l)
 	}

@@ -406,6 +406,9 @@ func daemonDefaults(name string) DaemonLimits {
 	}
 	var d DaemonLimits
 	(&loader{}).defaults(reflect.ValueOf(&d).Elem())
+	if name == "qmgr" {
+		d.MaxUse = 0 // it would interrupt deliveries
+	}
 	return d
 }
 

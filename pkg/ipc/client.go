@@ -20,6 +20,11 @@ type Protocol struct {
 
 	MaxRequest int // octets of one message of a client
 	MaxReply   int // octets of one message of the server
+
+	// Grace is how long a client waits for the answer after its context has
+	// ended. The server is told, by the end of what the client sends, and comes
+	// to an end with what it does; see Conn.OnEnd.
+	Grace time.Duration
 }
 
 const maxGreeting = 64
@@ -148,7 +153,18 @@ func (c *Client) bound(ctx context.Context, conn *Conn) error {
 	if !ok {
 		deadline = time.Now().Add(DefaultTimeout)
 	}
-	return conn.SetDeadline(deadline)
+	return conn.SetDeadline(deadline.Add(c.proto.Grace))
+}
+
+// giveUp ends a call whose context has ended, at once or in the time of grace.
+// What fails here the call meets, too.
+func (c *Client) giveUp(conn *Conn) {
+	if c.proto.Grace == 0 {
+		_ = conn.SetDeadline(time.Unix(1, 0))
+		return
+	}
+	_ = conn.c.CloseWrite()
+	_ = conn.SetDeadline(time.Now().Add(c.proto.Grace))
 }
 
 // dial connects and reads the greeting. A full backlog is waited for: Go's
@@ -225,7 +241,7 @@ type callArgs struct {
 
 // call reports again where the connection ended before an answer.
 func (c *Client) call(ctx context.Context, conn *Conn, a callArgs) (again bool, err error) {
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { c.giveUp(conn) })
 	defer stop()
 	var b []byte
 	if err = conn.SendFile(a.m, a.f); err == nil {

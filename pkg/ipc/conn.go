@@ -231,6 +231,37 @@ func descriptors(oob []byte) ([]int, error) {
 	return all, nil
 }
 
+// OnEnd has f called if the other side ends what it sends before stop is called:
+// it wants no more, or is gone. Until then nobody may receive.
+func (c *Conn) OnEnd(f func()) (stop func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		raw, err := c.c.SyscallConn()
+		if err != nil {
+			return // closed by ourselves
+		}
+		ended := false
+		_ = raw.Read(func(fd uintptr) bool { // with an error it was stopped
+			var b [1]byte
+			n, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+			if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
+				return false
+			}
+			ended = err != nil || n == 0
+			return true
+		})
+		if ended {
+			f()
+		}
+	}()
+	return func() {
+		_ = c.SetReadDeadline(time.Unix(1, 0))
+		<-done
+		_ = c.SetReadDeadline(time.Time{})
+	}
+}
+
 // PeerUID returns the user at the other end as the kernel knows it. In a unit
 // with PrivateUsers= it is the overflow user for everybody.
 func (c *Conn) PeerUID() (uint32, error) {

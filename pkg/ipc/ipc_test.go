@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-var testProtocol = Protocol{"test", 3, 100, 100}
+var testProtocol = Protocol{Name: "test", Version: 3, MaxRequest: 100, MaxReply: 100}
 
 // pair returns two connected ends.
 func pair(t testing.TB) (a, b *Conn) {
@@ -239,22 +239,78 @@ func TestUnavailable(t *testing.T) {
 
 // TestCancel: a call ends with its context, whatever it waits for.
 func TestCancel(t *testing.T) {
-	// A client that waits on meets the end of the connection.
-	wait := func(c *Conn) {
-		c.SetReadDeadline(time.Now().Add(10 * time.Second))
-		c.Receive(100)
-	}
 	for what, serve := range map[string]func(*Conn){
-		"greeting": wait,
-		"answer":   func(c *Conn) { Greet(c, testProtocol); c.Receive(100); wait(c) },
+		"greeting": func(*Conn) {},
+		"answer":   func(c *Conn) { Greet(c, testProtocol); c.Receive(100) },
 	} {
-		path := listen(t, serve)
 		ctx, cancel := context.WithCancel(t.Context())
-		time.AfterFunc(20*time.Millisecond, cancel)
-		if err := NewClient(path, testProtocol).Call(ctx, NewMessage(), nil, nil); !errors.Is(err, os.ErrDeadlineExceeded) {
+		path := listen(t, func(c *Conn) {
+			serve(c)
+			cancel()
+			// A client that waits on meets the end of the connection.
+			c.SetReadDeadline(time.Now().Add(10 * time.Second))
+			c.Receive(100)
+		})
+		err := NewClient(path, testProtocol).Call(ctx, NewMessage(), nil, nil)
+		if !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, context.Canceled) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
+}
+
+// TestGrace: a server that hears that its client has to go can still answer; one
+// that does not has its time.
+func TestGrace(t *testing.T) {
+	for _, tt := range []struct {
+		grace   time.Duration
+		answers bool
+	}{{10 * time.Second, true}, {20 * time.Millisecond, false}} {
+		proto := testProtocol
+		proto.Grace = tt.grace
+		ctx, cancel := context.WithCancel(t.Context())
+		path := listen(t, func(c *Conn) {
+			Greet(c, testProtocol)
+			c.Receive(100)
+			ended := make(chan bool)
+			stop := c.OnEnd(func() { close(ended) })
+			cancel()
+			<-ended
+			stop()
+			if !tt.answers {
+				time.Sleep(10 * time.Second)
+			}
+			m := NewMessage()
+			m.String("half done")
+			c.Send(m)
+		})
+		answered := false
+		err := NewClient(path, proto).Call(ctx, NewMessage(), nil, func([]byte) error { answered = true; return nil })
+		if answered != tt.answers || !answered && !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("grace of %v: answered: %v, %v", tt.grace, answered, err)
+		}
+	}
+}
+
+// TestOnEnd: a watch that is stopped leaves the connection as it was.
+func TestOnEnd(t *testing.T) {
+	a, b := pair(t)
+	for range 3 {
+		stop := b.OnEnd(func() { t.Error("the other side is there") })
+		m := NewMessage()
+		m.String("x")
+		if err := a.Send(m); err != nil {
+			t.Fatal(err)
+		}
+		stop()
+		if got, err := b.Receive(100); err != nil || len(got) != 5 {
+			t.Fatalf("%q, %v", got, err)
+		}
+		b.OnEnd(func() { t.Error("the other side is there") })()
+	}
+	a.Close()
+	ended := make(chan bool)
+	defer b.OnEnd(func() { close(ended) })()
+	<-ended
 }
 
 // FuzzReceive: any packets give messages or an error, within the limit.

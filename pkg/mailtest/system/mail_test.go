@@ -277,6 +277,7 @@ func TestFlow(t *testing.T) {
 			flood(t, m)
 			relay(t, m)
 			deadHost(t, m)
+			slowHost(t, m)
 			bounces(t, m)
 			relayControl(t, m)
 			disabled(t, m)
@@ -333,6 +334,29 @@ func deadHost(t *testing.T, m *mailtest.Machine) {
 		t.Error("the log does not say where the message went")
 	}
 	m.Stop("risen")
+}
+
+// slowHost: while an smtp that has to go waits for a slow host, the next one
+// delivers to others; what a qmgr that has to go is waiting for, it interrupts.
+func slowHost(t *testing.T, m *mailtest.Machine) {
+	sink(m, "slow", "127.0.0.1:2601", "-w", "3600")
+	m.RunInput([]byte("Subject: for the slow\n\nx\n"), "sendmail", "-f", "alice@example.net", "x@dead.example")
+	m.WaitFor("the slow host", 20*time.Second, func() bool { return m.Script("ss -Htn state established dst 127.0.0.1:2601") != "" })
+	m.Run("systemctl", "reload", "posthouse-smtp.service")
+	sink(m, "fast", "127.0.0.1:2600")
+	m.RunInput([]byte("Subject: for the fast\n\nx\n"), "sendmail", "-f", "alice@example.net", "fast@sink.example")
+	m.WaitFor("the other message", time.Minute, func() bool { return strings.Contains(m.MailLog(), "to=<fast@sink.example>, relay=127.0.0.1[127.0.0.1]:2600") })
+	if m.Script("ss -Htn state established dst 127.0.0.1:2601") == "" {
+		t.Error("the connection to the slow host has ended")
+	}
+	m.Run("systemctl", "restart", "posthouse-qmgr.service") // returns when the old one is gone
+	m.WaitFor("the end of the delivery", 20*time.Second, func() bool { return strings.Contains(m.MailLog(), "was interrupted while") })
+	m.Stop("slow")
+	sink(m, "slow", "127.0.0.1:2601")
+	m.Run("posthouse", "queue", "retry", "--all")
+	emptyQueue(m, time.Minute)
+	m.Stop("slow")
+	m.Stop("fast")
 }
 
 func bounces(t *testing.T, m *mailtest.Machine) {

@@ -6,6 +6,11 @@
 // and answers with one result for each recipient, in their order. An agent that
 // dies, times out or mumbles has deferred all of them.
 //
+// A qmgr that has to go ends what it sends, and waits for the answer a little
+// longer. The agent begins nothing more then, and answers what has become of the
+// recipients so far. Where it does not, those that it delivers to get the
+// message twice.
+//
 // Trust: qmgr says what to deliver to whom; the agent checks all of it before
 // it touches anything. What the agent reports comes from programs that talk to
 // the network or to mailboxes: it can finish the recipients of this request and
@@ -28,7 +33,7 @@ import (
 )
 
 // Protocol is what an agent greets with.
-var Protocol = ipc.Protocol{Name: "delivery", Version: 1, MaxRequest: 2 << 20, MaxReply: 8 << 20}
+var Protocol = ipc.Protocol{Name: "delivery", Version: 1, MaxRequest: 2 << 20, MaxReply: 8 << 20, Grace: 40 * time.Second}
 
 // Path returns the socket of an agent, such as smtp or virtual.
 func Path(agent string) string { return "/run/posthouse/private/" + agent }
@@ -168,7 +173,8 @@ func NewClient(path string) *Client { return &Client{ipc.NewClient(path, Protoco
 // Wake has systemd start the agent.
 func (c *Client) Wake(ctx context.Context) { c.ipc.Wake(ctx) }
 
-// Deliver has r carried out; file is the queue file, open for reading only. An
+// Deliver has r carried out; file is the queue file, open for reading only. When
+// ctx ends the agent is told, and may still say what it has done. An
 // error says that nothing is known of the recipients: defer them. It is an
 // *ipc.UnavailableError where the agent is switched off.
 func (c *Client) Deliver(ctx context.Context, r *Request, file *os.File) (report *Report, err error) {
