@@ -92,32 +92,55 @@ func (s *service) notify(ctx context.Context, r *bounce.Request, file *os.File) 
 		Request: r, to: r.Envelope.Sender, hostname: cfg.Hostname, origin: cfg.Origin,
 		limit: int64(cfg.Bounce.SizeLimit), content: file, now: s.now(),
 	}
-	sender := addr.Mailbox{}
 	if r.Envelope.Sender.IsNull() || strings.EqualFold(r.Envelope.Sender.Local(), doubleBounce) {
-		to, err := s.double(r, cfg)
-		if err != nil || to.IsNull() {
-			return queueid.ID{}, err
-		}
-		rep.to, rep.postmaster = to, true
-		if sender, err = addr.New(doubleBounce, cfg.Origin); err != nil {
-			return queueid.ID{}, err
-		}
-	} else {
-		rep.filter(events[r.Kind].notify)
-		if len(r.Recipients) == 0 {
-			return queueid.ID{}, nil
-		}
+		return s.toPostmaster(ctx, rep)
 	}
+	rep.filter(events[r.Kind].notify)
+	if len(r.Recipients) == 0 {
+		return queueid.ID{}, nil
+	}
+	id, err := s.send(ctx, rep)
+	if refused(err) {
+		rep.limit = -1 // it may be too large
+		id, err = s.send(ctx, rep)
+	}
+	if refused(err) {
+		// It would be so for ever: the sender's address is one to which nothing can be sent.
+		s.log.Warn(maillog.Fields{"QUEUE_ID": r.QueueID.String()}, "%s: from=<%s> cannot be notified: %v", r.QueueID, r.Envelope.Sender, err)
+		return s.toPostmaster(ctx, rep)
+	}
+	return id, err
+}
+
+// refused reports whether err is a verdict on the notification itself.
+func refused(err error) bool { return err != nil && dsn.Of(err).Status.Class() == dsn.Permanent }
+
+// toPostmaster queues the notification for the postmaster instead of the sender,
+// if that is wanted.
+func (s *service) toPostmaster(ctx context.Context, rep *report) (queueid.ID, error) {
+	cfg := s.config()
+	to, err := s.double(rep.Request, cfg)
+	if err != nil || to.IsNull() {
+		return queueid.ID{}, err
+	}
+	rep.to, rep.postmaster = to, true
+	if rep.from, err = addr.New(doubleBounce, cfg.Origin); err != nil {
+		return queueid.ID{}, err
+	}
+	return s.send(ctx, rep)
+}
+
+func (s *service) send(ctx context.Context, rep *report) (queueid.ID, error) {
 	content, err := rep.compose()
 	if err != nil {
 		return queueid.ID{}, err
 	}
-	id, err := s.queue.submit(ctx, rep.envelope(sender), content)
+	id, err := s.queue.submit(ctx, rep.envelope(), content)
 	if err != nil {
 		return queueid.ID{}, err
 	}
-	s.log.Info(maillog.Fields{"QUEUE_ID": r.QueueID.String()}, "%s: %s %s notification: %s", r.QueueID,
-		choose(rep.postmaster, "postmaster", "sender"), events[r.Kind].word, id)
+	s.log.Info(maillog.Fields{"QUEUE_ID": rep.QueueID.String()}, "%s: %s %s notification: %s", rep.QueueID,
+		choose(rep.postmaster, "postmaster", "sender"), events[rep.Kind].word, id)
 	return id, nil
 }
 
@@ -129,9 +152,9 @@ func (s *service) double(r *bounce.Request, cfg *config.Config) (addr.Mailbox, e
 		return addr.Mailbox{}, nil
 	}
 	fields := maillog.Fields{"QUEUE_ID": r.QueueID.String()}
-	if !r.Envelope.Sender.IsNull() || cfg.Bounce.DoubleBounceRecipient == "" {
+	if strings.EqualFold(r.Envelope.Sender.Local(), doubleBounce) || cfg.Bounce.DoubleBounceRecipient == "" {
 		for i := range r.Recipients {
-			s.log.Warn(fields, "%s: undeliverable notification is dropped: to=<%s>, dsn=%s (%s)",
+			s.log.Warn(fields, "%s: nobody is told that this cannot be delivered: to=<%s>, dsn=%s (%s)",
 				r.QueueID, r.Recipients[i].Address, r.Recipients[i].Status, r.Recipients[i].Text)
 		}
 		return addr.Mailbox{}, nil
@@ -157,9 +180,9 @@ func (r *report) filter(event dsn.Notify) {
 	r.Recipients = keep
 }
 
-func (r *report) envelope(sender addr.Mailbox) *envelope.Envelope {
+func (r *report) envelope() *envelope.Envelope {
 	return &envelope.Envelope{
-		Arrival: r.now, Sender: sender, Body: envelope.Body8BitMIME, SMTPUTF8: r.isUTF8() && !r.to.IsASCII(),
+		Arrival: r.now, Sender: r.from, Body: envelope.Body8BitMIME, SMTPUTF8: r.isUTF8() && !r.to.IsASCII(),
 		Trace: envelope.Trace{Origin: envelope.FromSystem},
 		Recipients: []envelope.Recipient{{
 			Address: r.to, Original: r.to, Notify: dsn.NotifyNever,

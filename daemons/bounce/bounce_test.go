@@ -62,6 +62,7 @@ func request(t testing.TB, kind bounce.Kind, content string) (*bounce.Request, *
 
 type fakeQueue struct {
 	err      error
+	refuse   func(to addr.Mailbox, content []byte) error // nil: nothing
 	envelope *envelope.Envelope
 	content  []byte
 }
@@ -69,6 +70,11 @@ type fakeQueue struct {
 func (q *fakeQueue) submit(_ context.Context, e *envelope.Envelope, content []byte) (queueid.ID, error) {
 	if q.err != nil {
 		return queueid.ID{}, q.err
+	}
+	if q.refuse != nil {
+		if err := q.refuse(e.Recipients[0].Address, content); err != nil {
+			return queueid.ID{}, err
+		}
 	}
 	q.envelope, q.content = e, content
 	return queueid.New(testTime, 2), nil
@@ -159,12 +165,53 @@ func TestWhoIsTold(t *testing.T) {
 	}
 }
 
+// TestSubmitFails: trouble with cleanup puts a notification off; a sender to whom
+// nothing can be sent keeps no message in the queue for ever.
 func TestSubmitFails(t *testing.T) {
 	r, f := request(t, bounce.Failure, message)
-	for _, err := range []error{errors.New("gone"), dsn.Errorf("5.3.4", "too big")} {
+	for _, err := range []error{errors.New("gone"), dsn.Errorf("4.3.1", "no room")} {
 		if id, got := newService(&fakeQueue{err: err}, "").notify(t.Context(), r, f); got == nil || id != (queueid.ID{}) {
 			t.Errorf("%v: %v, %v", err, id, got)
 		}
+	}
+	noReturn := func(to addr.Mailbox, _ []byte) error {
+		if to == r.Envelope.Sender {
+			return dsn.Errorf("5.1.3", "bad address")
+		}
+		return nil
+	}
+	for double, want := range map[string]string{"": "", "postmaster": "postmaster@example.org"} {
+		q := &fakeQueue{refuse: noReturn}
+		id, err := newService(q, double).notify(t.Context(), r, f)
+		if err != nil || (id != queueid.ID{}) != (want != "") || want != "" && q.envelope.Recipients[0].Address.String() != want {
+			t.Errorf("refused, postmaster %q: %v, %v", double, id, err)
+		}
+	}
+	q := &fakeQueue{refuse: func(_ addr.Mailbox, content []byte) error {
+		if bytes.Contains(content, []byte("body\r\n")) {
+			return dsn.Errorf("5.3.4", "too large")
+		}
+		return nil
+	}}
+	if _, err := newService(q, "").notify(t.Context(), r, f); err != nil || q.envelope == nil || q.envelope.Recipients[0].Address != r.Envelope.Sender {
+		t.Errorf("with the header alone: %v", err)
+	}
+}
+
+// TestLanguage: what a host says in another language makes no 8-bit text where
+// 7 bits are promised.
+func TestLanguage(t *testing.T) {
+	r, f := request(t, bounce.Failure, message)
+	r.Recipients[0].Text, r.Recipients[0].Diagnostic = "host said: 550 неизвестен", "550 неизвестен"
+	q := &fakeQueue{}
+	if _, err := newService(q, "").notify(t.Context(), r, f); err != nil {
+		t.Fatal(err)
+	}
+	if got := bytes.Count(q.content, []byte("Content-Transfer-Encoding: 8bit")); got != 2 { // of the whole and of the text
+		t.Errorf("%d parts are declared to have 8 bits", got)
+	}
+	if !bytes.Contains(q.content, []byte("неизвестен")) || !bytes.Contains(q.content, []byte("Diagnostic-Code: smtp; 550 ??????????\r\n")) {
+		t.Errorf("%s", q.content)
 	}
 }
 

@@ -15,10 +15,10 @@ import (
 // report is one notification to compose.
 type report struct {
 	*bounce.Request
-	to       addr.Mailbox
+	from, to addr.Mailbox
 	hostname string
 	origin   string // domain of MAILER-DAEMON
-	limit    int64  // of the content that is given back, in octets
+	limit    int64  // of the content that is given back whole, in octets; -1: none is
 	content  io.ReaderAt
 	now      time.Time
 	// postmaster is set for a copy that goes to the postmaster because the
@@ -40,17 +40,18 @@ func (r *report) compose() ([]byte, error) {
 	}
 	utf8 := r.isUTF8()
 	boundary := r.boundary(original)
-	var b bytes.Buffer
-	r.header(&b, boundary, utf8 || !isASCII(original))
+	var b, text bytes.Buffer
+	r.text(&text)
+	r.header(&b, boundary, utf8 || !isASCII(original) || !isASCII(text.Bytes()))
 	part := func(description, contentType string) {
 		fmt.Fprintf(&b, "\r\n--%s\r\nContent-Description: %s\r\nContent-Type: %s\r\n", boundary, description, contentType)
 	}
 	part("Notification", "text/plain; charset=utf-8")
-	if utf8 {
+	if !isASCII(text.Bytes()) {
 		b.WriteString("Content-Transfer-Encoding: 8bit\r\n")
 	}
 	b.WriteString("\r\n")
-	r.text(&b)
+	b.Write(text.Bytes())
 	part("Delivery report", choose(utf8, "message/global-delivery-status", "message/delivery-status"))
 	b.WriteString("\r\n")
 	r.status(&b)
@@ -166,14 +167,18 @@ func (r *report) recipient(b *bytes.Buffer, rcpt *bounce.Recipient) {
 		status = status.With(dsn.Transient)
 	}
 	fmt.Fprintf(b, "Action: %s\r\nStatus: %s\r\n", action, status)
+	said := ascii // what hosts say may be in any language; the fields are in ASCII
+	if r.isUTF8() {
+		said = func(s string) string { return s }
+	}
 	switch {
 	case rcpt.RemoteMTA != "":
-		field(b, "Remote-MTA", "dns; "+rcpt.RemoteMTA)
+		field(b, "Remote-MTA", "dns; "+said(rcpt.RemoteMTA))
 		if rcpt.Diagnostic != "" {
-			field(b, "Diagnostic-Code", "smtp; "+rcpt.Diagnostic)
+			field(b, "Diagnostic-Code", "smtp; "+said(rcpt.Diagnostic))
 		}
 	case rcpt.Text != "":
-		field(b, "Diagnostic-Code", "X-Posthouse; "+rcpt.Text)
+		field(b, "Diagnostic-Code", "X-Posthouse; "+said(rcpt.Text))
 	}
 	if r.Kind == bounce.Delay {
 		fmt.Fprintf(b, "Will-Retry-Until: %s\r\n", r.Expires.Format(dateFormat))
@@ -235,6 +240,16 @@ func choose(cond bool, yes, no string) string {
 		return yes
 	}
 	return no
+}
+
+// ascii replaces what is not ASCII.
+func ascii(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r >= 0x80 {
+			return '?'
+		}
+		return r
+	}, s)
 }
 
 func isASCII(b []byte) bool {
