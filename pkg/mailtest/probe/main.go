@@ -9,6 +9,7 @@
 //	probe sink ADDRESS DIR               an SMTP server that keeps them
 //	probe big ADDRESS FROM TO OCTETS     one message of that size
 //	probe hold ADDRESS N                 N sessions that stay open until standard input ends
+//	probe talk ADDRESS                   the dialogue of a script on standard input; see talk.go
 //	probe try PATH...                    what this process may not do; see try.go
 package main
 
@@ -53,6 +54,8 @@ func run(args []string) error {
 		return big(args[0], args[1], args[2], number(args[3]))
 	case "hold":
 		return hold(args[0], number(args[1]))
+	case "talk":
+		return talk(args[0], os.Stdin)
 	case "try":
 		return try(args)
 	default:
