@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"posthouse/daemons/qmgr/internal/schedule"
 	"posthouse/pkg/dsn"
 	"posthouse/pkg/envelope"
 	"posthouse/pkg/maillog"
@@ -320,13 +321,29 @@ func TestDoubleBounce(t *testing.T) {
 	})
 }
 
+func TestOwnResult(t *testing.T) {
+	for _, tt := range []struct{ transport, nexthop, want string }{
+		{"error", "5.1.1 nobody here", "5.1.1 nobody here"}, {"error", "moved away", "5.0.0 moved away"}, {"error", " 4.2.1  busy ", "4.2.1 busy"},
+		{"error", "5.7.1", "5.7.1 mail to this address is refused"}, {"error", "2.0.0 ok", "5.0.0 2.0.0 ok"}, {"error", "", "5.0.0 mail to this address is refused"},
+		{"retry", "5.1.1 not yet", "4.1.1 not yet"}, {"retry", "not yet", "4.0.0 not yet"},
+		{"discard", "", "2.0.0 discarded"}, {"discard", "silently\x1b", "2.0.0 silently?"},
+	} {
+		r := ownResult(schedule.Destination{Transport: tt.transport, Nexthop: tt.nexthop})
+		if got := r.Status.String() + " " + r.Text; got != tt.want {
+			t.Errorf("%s:%s: %s, want %s", tt.transport, tt.nexthop, got, tt.want)
+		}
+	}
+}
+
 // TestLargeExpiry: the last word on very many recipients is more than one record
 // of a queue file holds.
 func TestLargeExpiry(t *testing.T) {
 	in(t, "queue: {lifetime: 0s}\n", func(w *world) {
-		const n = 20000
+		const n = 9000
 		long := strings.Repeat("x", 950)
-		w.answer = func(envelope.Recipient) delivery.Result { return delivery.Result{Status: full.Status, Text: long} }
+		w.answer = func(envelope.Recipient) delivery.Result {
+			return delivery.Result{Status: full.Status, Text: long, RemoteMTA: "mx.example", Diagnostic: long}
+		}
 		to := make([]string, n)
 		for i := range to {
 			to[i] = fmt.Sprintf("u%d@x.example", i)

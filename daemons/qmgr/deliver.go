@@ -27,9 +27,9 @@ func (m *manager) dispatch() {
 }
 
 // program is the agent behind a transport: lmtp is a way to deliver, not a
-// daemon.
+// daemon; relay is smtp with limits of its own, as in Postfix.
 func program(transport string) string {
-	if transport == "lmtp" {
+	if transport == "lmtp" || transport == "relay" {
 		return "smtp"
 	}
 	return transport

@@ -3,10 +3,10 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"regexp"
+	"strings"
 	"sync"
 	"time"
 
@@ -279,7 +279,7 @@ func (m *manager) ask(msg *message, op rewrite.Op, piece []uint32) ([]rewrite.An
 // submit has an entry wait for its turn.
 func (m *manager) submit(e *entry) {
 	switch e.destination.Transport {
-	case "error", "discard":
+	case "error", "retry", "discard":
 		m.record(e, e.all(ownResult(e.destination)), true)
 		return
 	}
@@ -292,38 +292,27 @@ func (m *manager) submit(e *entry) {
 }
 
 // ownResult is the outcome of the transports that end here. The next hop of
-// error is a status and a text.
+// error, which bounces, and of retry, which defers, is a status and a text.
 func ownResult(d schedule.Destination) delivery.Result {
+	text := clip(strings.TrimSpace(d.Nexthop))
 	if d.Transport == "discard" {
-		text := d.Nexthop
 		if text == "" {
 			text = "discarded"
 		}
 		return delivery.Result{Status: dsn.MustParse("2.0.0"), Text: text}
 	}
-	e := dsn.Errorf("5.0.0", "%s", d.Nexthop)
-	var code, text string
-	if n, _ := fmt.Sscanf(d.Nexthop, "%s", &code); n == 1 {
-		if status, err := dsn.Parse(code); err == nil && status.Class() != dsn.Success {
-			text = trimWord(d.Nexthop, code)
-			e = &dsn.Error{Status: status, Text: text}
-		}
+	status := dsn.MustParse("5.0.0")
+	code, rest, _ := strings.Cut(text, " ")
+	if s, err := dsn.Parse(code); err == nil && s.Class() != dsn.Success {
+		status, text = s, strings.TrimSpace(rest)
 	}
-	if e.Text == "" {
-		e.Text = "mail to this address is refused"
+	if d.Transport == "retry" {
+		status = status.With(dsn.Transient)
 	}
-	return result(e)
-}
-
-func trimWord(s, word string) string {
-	for len(s) > 0 && s[0] == ' ' {
-		s = s[1:]
+	if text == "" {
+		text = "mail to this address is refused"
 	}
-	s = s[len(word):]
-	for len(s) > 0 && s[0] == ' ' {
-		s = s[1:]
-	}
-	return s
+	return delivery.Result{Status: status, Text: text}
 }
 
 func result(e *dsn.Error) delivery.Result {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -19,6 +21,7 @@ import (
 type service struct {
 	config   func() *config.Config
 	resolver resolver
+	own      func(netip.Addr) bool // is an address of this machine
 	dial     func(ctx context.Context, network, address string) (net.Conn, error)
 	note     func(queueID, text string) // logs what a later attempt may mend
 	cache    cache
@@ -72,7 +75,7 @@ func (a *attempt) run() {
 	if len(a.pending) == 0 {
 		return
 	}
-	r := &router{a.ctx, a.cfg, a.resolver, a.hop}
+	r := &router{a.ctx, a.cfg, a.resolver, a.own, a.hop}
 	targets, err := r.route()
 	if err != nil {
 		a.failHop("none", err)
@@ -99,7 +102,9 @@ func (a *attempt) try(t target, last bool) {
 		return
 	}
 	if !last {
-		a.note(a.job.QueueID.String(), dsn.Of(err).Text)
+		e := dsn.Of(err)
+		a.note(a.job.QueueID.String(), e.Text)
+		err = &dsn.Error{Status: e.Status.With(dsn.Transient), Text: e.Text} // another server may be of another mind
 	}
 	a.failHop(relay, err)
 }
@@ -121,7 +126,7 @@ func (a *attempt) connect(t target) (c *session, relay string, err error) {
 		Peer: t.name(), Helo: a.cfg.Smtp.Helo, LMTP: a.hop.lmtp, LineLength: a.cfg.Smtp.LineLength,
 	})
 	if err = client.Hello(a.ctx); err == nil {
-		err = a.checkLoop(client)
+		err = a.checkLoop(client, t)
 	}
 	if err != nil {
 		client.Quit()
@@ -130,13 +135,17 @@ func (a *attempt) connect(t target) (c *session, relay string, err error) {
 	return &session{client: client, target: t, hop: a.hop.key, lmtp: a.hop.lmtp, born: time.Now()}, "", nil
 }
 
-// checkLoop finds out that we talk to ourselves. Another port may belong to
-// another mail system of the same machine.
-func (a *attempt) checkLoop(c *smtpclient.Client) error {
-	if a.hop.lmtp || a.hop.socket != "" || a.hop.port != portSMTP || !strings.EqualFold(c.Name(), a.cfg.Hostname) {
+// checkLoop finds out that we talk to ourselves. Where we are not the best server
+// of the domain, the better one did not answer, and may be back.
+func (a *attempt) checkLoop(c *smtpclient.Client, t target) error {
+	if !a.hop.detectsLoops() || !strings.EqualFold(c.Name(), a.cfg.Hostname) {
 		return nil
 	}
-	return dsn.Errorf("5.4.6", "mail for %s loops back to myself", a.hop.text)
+	status := "5.4.6"
+	if t.lesser {
+		status = "4.4.6"
+	}
+	return dsn.Errorf(status, "mail for %s loops back to myself", a.hop.text)
 }
 
 // connectError is the text for an error of connect(2), as strerror(3) has it.
@@ -153,13 +162,28 @@ func connectError(err error) string {
 	return strings.ToUpper(text[:1]) + text[1:]
 }
 
+// configured reports whether the next hop was chosen by the administrator, as a
+// smarthost is, and is not simply the domain of the recipients.
+func (a *attempt) configured() bool {
+	return !slices.ContainsFunc(a.job.Recipients, func(r envelope.Recipient) bool { return strings.EqualFold(r.Address.Domain(), a.job.Nexthop) })
+}
+
 // failHop gives the pending recipients the outcome of an error that is about
-// the destination.
+// the destination. No mail is lost for a mistake in the configuration: where the
+// destination stands there, nothing but a server's word on the message or on a
+// recipient is for good.
 func (a *attempt) failHop(relay string, err error) {
 	e := dsn.Of(err)
-	a.fail(relay, err)
 	var se *smtpclient.Error
-	if errors.As(err, &se) || e.Status.Class() == dsn.Transient {
+	spoke := errors.As(err, &se)
+	if e.Status.Class() == dsn.Permanent && a.configured() {
+		e = &dsn.Error{Status: dsn.MustParse("4.3.5"), Text: e.Text}
+		if err = e; spoke {
+			err = &smtpclient.Error{Verdict: e, Reply: se.Reply}
+		}
+	}
+	a.fail(relay, err)
+	if spoke || e.Status.Class() == dsn.Transient {
 		a.trouble = &dsn.Error{Status: e.Status.With(dsn.Transient), Text: e.Text}
 	}
 }
@@ -235,7 +259,7 @@ func (a *attempt) record(c *session, results []smtpclient.Result, setup time.Dur
 			o.RemoteMTA = c.target.host
 		}
 		if r.Status.Class() == dsn.Success {
-			o.Relayed = !a.hop.lmtp && !c.client.Extensions().DSN
+			o.Relayed = !c.client.Extensions().DSN
 		}
 		if r.Diagnostic != "" || a.outcomes[i].Diagnostic == "" {
 			a.outcomes[i] = o

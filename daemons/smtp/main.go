@@ -35,6 +35,7 @@ package main
 import (
 	"context"
 	"net"
+	"net/netip"
 
 	"posthouse/pkg/agent"
 	"posthouse/pkg/daemon"
@@ -46,7 +47,7 @@ func main() { daemon.Main("smtp", setup) }
 
 func setup(d *daemon.Daemon) error {
 	s := &service{
-		config: d.Config, resolver: dns.System("/etc/resolv.conf"),
+		config: d.Config, resolver: dns.System("/etc/resolv.conf"), own: ownAddress,
 		dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, network, address)
 		},
@@ -55,4 +56,20 @@ func setup(d *daemon.Daemon) error {
 	d.HandOff() // servers are slow
 	d.OnEnd(s.cache.close)
 	return agent.Serve(d, s.deliver)
+}
+
+// ownAddress reports whether a belongs to this machine: what is sent there would
+// come from there. Nothing is sent.
+func ownAddress(a netip.Addr) bool {
+	if a.IsLoopback() {
+		return true
+	}
+	const discard = 9
+	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, discard)))
+	if err != nil {
+		return false
+	}
+	defer c.Close()
+	local, ok := c.LocalAddr().(*net.UDPAddr)
+	return ok && local.AddrPort().Addr().Unmap() == a
 }

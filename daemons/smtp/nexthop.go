@@ -31,6 +31,10 @@ const (
 	portSubmission = 587
 )
 
+// detectsLoops reports whether it would be us who answer at our own address or
+// by our own name.
+func (n *nexthop) detectsLoops() bool { return !n.lmtp && n.socket == "" && n.port == portSMTP }
+
 // parseNexthop reads the forms
 //
 //	unix:/path/of/socket

@@ -27,6 +27,7 @@ type target struct {
 	host   string // as in texts
 	socket string // path of a UNIX socket
 	addr   netip.AddrPort
+	lesser bool // a mail server that is not among the best of its domain
 }
 
 // name is how texts call t.
@@ -58,6 +59,7 @@ type router struct {
 	ctx      context.Context
 	cfg      *config.Config
 	resolver resolver
+	own      func(netip.Addr) bool // is an address of this machine
 	hop      *nexthop
 }
 
@@ -68,7 +70,11 @@ func (r *router) route() ([]target, error) {
 	case r.hop.socket != "":
 		return []target{{host: r.cfg.Hostname, socket: r.hop.socket}}, nil
 	case r.hop.addr.IsValid():
-		return []target{r.target(r.hop.host, r.hop.addr)}, nil
+		list := []target{r.target(r.hop.host, r.hop.addr)}
+		if r.ourselves(list) {
+			return nil, r.loop()
+		}
+		return list, nil
 	case !r.hop.mx || r.hop.host == localhost:
 		return r.host()
 	}
@@ -96,8 +102,21 @@ func (r *router) host() ([]target, error) {
 	if err != nil {
 		return nil, notFound(r.hop.host, r.addressType(), err)
 	}
+	if r.ourselves(list) {
+		return nil, r.loop()
+	}
 	list = alternate(list)
 	return list[:min(len(list), r.cfg.Smtp.Addresses)], nil
+}
+
+// ourselves reports whether one of the addresses is ours. Another port may
+// belong to another mail system of the same machine.
+func (r *router) ourselves(list []target) bool {
+	return r.hop.detectsLoops() && slices.ContainsFunc(list, func(t target) bool { return r.own(t.addr.Addr()) })
+}
+
+func (r *router) loop() error {
+	return dsn.Errorf("5.4.6", "mail for %s loops back to myself", r.hop.text)
 }
 
 // lookup returns the addresses of one host that may be used. The DNS can hold
@@ -158,64 +177,89 @@ func (r *router) domain(list []dns.MX) ([]target, error) {
 	}
 	better := beforeOurselves(list, r.cfg.Hostname)
 	if len(better) == 0 {
-		return nil, dsn.Errorf("5.4.6", "mail for %s loops back to myself", r.hop.text)
+		return nil, r.loop()
 	}
-	all, err := r.hosts(better)
+	all, ours, err := r.hosts(better)
 	switch {
 	case len(all) > 0:
 		return all[:min(len(all), r.cfg.Smtp.Addresses)], nil
-	case len(better) < len(list):
+	case ours == better[0].preference:
+		return nil, r.loop()
+	case len(better) < len(list) || ours < noPreference:
 		// It is us who keep the mail until a better server is there.
 		return nil, dsn.Errorf("4.4.4", "unable to find primary relay for %s", r.hop.text)
 	}
 	return nil, err
 }
 
-// beforeOurselves drops the server called own and all that are no better, lest
-// mail goes round in circles.
-func beforeOurselves(list []dns.MX, own string) []dns.MX {
-	limit := 1 << 16
+// exchanger is a mail server of a domain.
+type exchanger struct {
+	host       string
+	preference int
+}
+
+// noPreference is worse than any of DNS.
+const noPreference = 1 << 16
+
+// beforeOurselves returns the mail servers in order, best first, those of the
+// same preference at random, without the one called own and all that are no
+// better, lest mail goes round in circles.
+func beforeOurselves(list []dns.MX, own string) []exchanger {
+	limit := noPreference
 	for _, m := range list {
 		if strings.EqualFold(m.Host, own) {
 			limit = min(limit, int(m.Preference))
 		}
 	}
-	return slices.DeleteFunc(slices.Clone(list), func(m dns.MX) bool { return int(m.Preference) >= limit })
+	var better []exchanger
+	for _, m := range list {
+		if int(m.Preference) < limit {
+			better = append(better, exchanger{m.Host, int(m.Preference)})
+		}
+	}
+	rand.Shuffle(len(better), func(i, j int) { better[i], better[j] = better[j], better[i] })
+	slices.SortStableFunc(better, func(a, b exchanger) int { return a.preference - b.preference })
+	return better
 }
 
 // maxHosts bounds how many mail servers of a domain are looked up.
 const maxHosts = 20
 
-// hosts looks mail servers up, best first, those of the same preference in
-// random order. The error is that of the last lookup, or a temporary one if
-// there was any: with that server's address the mail might have got through.
-func (r *router) hosts(list []dns.MX) (all []target, err error) {
-	rand.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
-	slices.SortStableFunc(list, func(a, b dns.MX) int { return int(a.Preference) - int(b.Preference) })
+// hosts looks mail servers up until there are enough addresses, or one is ours:
+// then those of its preference do not count either, which is returned. The error
+// is that of the last lookup, or a temporary one if there was any: with that
+// server's address the mail might have got through.
+func (r *router) hosts(list []exchanger) (all []target, ours int, err error) {
 	var verdict *dsn.Error
 	var group []target // of one preference
 	for i, m := range list[:min(len(list), maxHosts)] {
-		if i > 0 && m.Preference != list[i-1].Preference {
+		if i > 0 && m.preference != list[i-1].preference {
 			all, group = append(all, alternate(group)...), nil
+			if len(all) >= r.cfg.Smtp.Addresses {
+				break
+			}
 		}
-		if len(all)+len(group) >= r.cfg.Smtp.Addresses {
-			break
-		}
-		found, err := r.lookup(m.Host)
+		found, err := r.lookup(m.host)
 		if err != nil {
-			e := notFound(m.Host, r.addressType(), err)
+			e := notFound(m.host, r.addressType(), err)
 			if verdict == nil || verdict.Status.Class() == dsn.Permanent {
 				verdict = e
 			}
 			continue
 		}
+		if r.ourselves(found) {
+			return all, m.preference, nil
+		}
+		for k := range found {
+			found[k].lesser = m.preference > list[0].preference
+		}
 		group = append(group, found...)
 	}
 	all = append(all, alternate(group)...)
 	if len(all) == 0 {
-		return nil, verdict
+		return nil, noPreference, verdict
 	}
-	return all, nil
+	return all, noPreference, nil
 }
 
 // alternate puts addresses of both families in turns, IPv6 first, so that one

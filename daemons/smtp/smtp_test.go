@@ -84,9 +84,13 @@ func TestRoute(t *testing.T) {
 			"deadmx.example": nil, "gone.example": {{Preference: 1, Host: "missing.example"}}, "half.example": {{Preference: 1, Host: "missing.example"}, {Preference: 2, Host: "dead.example"}},
 			"waiting.example": {{Preference: 5, Host: "missing.example"}, {Preference: 10, Host: "us.example"}},
 			"any.example":     {{Preference: 5, Host: "zero.example"}, {Preference: 6, Host: "a.example"}},
+			"alias.example":   {{Preference: 5, Host: "a.example"}, {Preference: 10, Host: "mine.example"}, {Preference: 10, Host: "b.example"}, {Preference: 20, Host: "host.example"}},
+			"mine-mx.example": {{Preference: 5, Host: "mine.example"}, {Preference: 5, Host: "a.example"}},
+			"lost.example":    {{Preference: 5, Host: "missing.example"}, {Preference: 10, Host: "mine.example"}},
 		},
 		addrs: map[string][]netip.Addr{
 			"a.example": ips("192.0.2.1", "192.0.2.2", "2001:db8::1"), "b.example": ips("192.0.2.3"), "host.example": ips("192.0.2.4"), "zero.example": ips("0.0.0.0"),
+			"mine.example": ips("192.0.2.99", "127.0.0.1"),
 		},
 	}
 	for _, tt := range []struct{ transport, hop, want string }{
@@ -104,7 +108,14 @@ func TestRoute(t *testing.T) {
 		{"smtp", "gone.example", "5.4.4 Host or domain name not found. Name service error for name=missing.example type=A: Host not found"},
 		{"smtp", "half.example", "4.4.3 Host or domain name not found. Name service error for name=dead.example type=A: Host not found, try again"},
 		{"smtp", "any.example", "a.example[2001:db8::1]:25 a.example[192.0.2.1]:25 a.example[192.0.2.2]:25"},
-		{"smtp", "localhost", "localhost[::1]:25 localhost[127.0.0.1]:25"},
+		{"smtp", "alias.example", "a.example[2001:db8::1]:25 a.example[192.0.2.1]:25 a.example[192.0.2.2]:25"},
+		{"smtp", "mine-mx.example", "5.4.6 mail for mine-mx.example loops back to myself"},
+		{"smtp", "lost.example", "4.4.4 unable to find primary relay for lost.example"},
+		{"smtp", "mine.example", "5.4.6 mail for mine.example loops back to myself"},
+		{"smtp", "[127.0.0.1]", "5.4.6 mail for 127.0.0.1 loops back to myself"},
+		{"smtp", "[mine.example]:26", "mine.example[192.0.2.99]:26 mine.example[127.0.0.1]:26"},
+		{"lmtp", "mine.example:25", "mine.example[192.0.2.99]:25 mine.example[127.0.0.1]:25"},
+		{"smtp", "localhost:26", "localhost[::1]:26 localhost[127.0.0.1]:26"},
 		{"lmtp", "unix:/run/x", "us.example[/run/x]"},
 		{"lmtp", "host.example", "host.example[192.0.2.4]:24"},
 	} {
@@ -113,7 +124,7 @@ func TestRoute(t *testing.T) {
 			t.Errorf("%s: %v", tt.hop, err)
 			continue
 		}
-		list, err := (&router{t.Context(), testConfig(t, ""), z, hop}).route()
+		list, err := (&router{t.Context(), testConfig(t, ""), z, netip.Addr.IsLoopback, hop}).route()
 		var got []string
 		for _, target := range list {
 			got = append(got, target.relay())
@@ -205,7 +216,7 @@ func (s *server) serve(t testing.TB) uint16 {
 func newService(t testing.TB) *service {
 	t.Helper()
 	cfg := testConfig(t, "")
-	s := &service{config: func() *config.Config { return cfg }, resolver: zone{}, note: func(string, string) {}}
+	s := &service{config: func() *config.Config { return cfg }, resolver: zone{}, own: netip.Addr.IsLoopback, note: func(string, string) {}}
 	s.dial = func(ctx context.Context, network, address string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, network, address)
 	}

@@ -226,7 +226,7 @@ func (c *Client) Hello(ctx context.Context) error {
 	if reply, err = c.ask(ctx, first, verb+c.o.Helo); err != nil {
 		return err
 	}
-	if reply.Code/100 == 5 && !c.o.LMTP {
+	if reply.refusal() && reply.Code != unavailable && !c.o.LMTP {
 		first = helo
 		if reply, err = c.ask(ctx, helo, "HELO "+c.o.Helo); err != nil {
 			return err

@@ -1,0 +1,153 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"posthouse/pkg/dns"
+)
+
+// script is a server that gives one reply to each command, by its verb, which is
+// "" for the greeting; other commands get 250. Message content gets the reply to ".".
+type script map[string]string
+
+func (s script) talk(c net.Conn) {
+	defer c.Close()
+	reply := func(verb string) {
+		text := s[verb]
+		if text == "" {
+			text = map[string]string{"": "220 there", "DATA": "354 go"}[verb]
+		}
+		if text == "" {
+			text = "250 ok"
+		}
+		c.Write([]byte(text + "\r\n"))
+	}
+	reply("")
+	in, data := bufio.NewScanner(c), false
+	for in.Scan() {
+		line := in.Text()
+		switch {
+		case line == ".":
+			data = false
+			reply(".")
+		case !data:
+			verb, _, _ := strings.Cut(line, " ")
+			data = verb == "DATA" && s["DATA"] == ""
+			reply(verb)
+		}
+	}
+}
+
+// network is a service whose connections lead to scripts, by address; others are
+// refused.
+func network(t *testing.T, z zone, hosts map[string]script) *service {
+	s := newService(t)
+	s.resolver = z
+	s.dial = func(_ context.Context, _, address string) (net.Conn, error) {
+		host, ok := hosts[address]
+		if !ok {
+			return nil, errors.New("connection refused")
+		}
+		here, there := net.Pipe()
+		go host.talk(there)
+		return here, nil
+	}
+	return s
+}
+
+// TestServers: what one server of a domain says about itself is no verdict while
+// there is another; what is wrong with a next hop that the administrator chose is
+// none at all.
+func TestServers(t *testing.T) {
+	z := zone{
+		mx: map[string][]dns.MX{"two.example": {{Preference: 10, Host: "a.example"}, {Preference: 20, Host: "b.example"}}, "null.example": {{}}},
+		addrs: map[string][]netip.Addr{
+			"a.example": ips("192.0.2.1"), "b.example": ips("192.0.2.2"), "mine.example": ips("127.0.0.1"),
+		},
+	}
+	refuses := script{"EHLO": "550 5.7.1 no", "HELO": "554 5.7.1 no, really"}
+	us := script{"EHLO": "250 US.example"}
+	for _, tt := range []struct {
+		name, hop, to string
+		a, b          script // nil: does not answer
+		want          string
+	}{
+		{"the first refuses to talk", "two.example", "x@two.example", refuses, script{}, "2.0.0"},
+		{"both refuse to talk", "two.example", "x@two.example", refuses, refuses, "5.7.1"},
+		{"the first does not answer", "two.example", "x@two.example", nil, refuses, "5.7.1"},
+		{"the first is us", "two.example", "x@two.example", us, script{}, "2.0.0"},
+		{"we are the last resort", "two.example", "x@two.example", nil, us, "4.4.6"},
+		{"we are all there is", "a.example", "x@a.example", us, nil, "5.4.6"},
+		{"EHLO later, HELO now", "a.example", "x@a.example", script{"EHLO": "450 4.3.2 not now"}, nil, "2.0.0"},
+		{"EHLO 421", "a.example", "x@a.example", script{"EHLO": "421 4.3.2 not now"}, nil, "4.3.2"},
+		{"recipient refused", "two.example", "x@two.example", script{"RCPT": "550 5.1.1 nobody"}, script{}, "5.1.1"},
+		{"recipient put off, then taken", "two.example", "x@two.example", script{"RCPT": "450 4.2.0 later"}, script{}, "2.0.0"},
+		{"no such domain", "missing.example", "x@missing.example", nil, nil, "5.4.4"},
+		{"no such smarthost", "missing.example", "x@y.example", nil, nil, "4.3.5"},
+		{"no such host", "[missing.example]:587", "x@y.example", nil, nil, "4.3.5"},
+		{"smarthost without mail", "null.example", "x@y.example", nil, nil, "4.3.5"},
+		{"domain without mail", "null.example", "x@null.example", nil, nil, "5.1.10"},
+		{"smarthost is us", "[mine.example]", "x@y.example", nil, nil, "4.3.5"},
+		{"smarthost refuses to talk", "[a.example]", "x@y.example", refuses, nil, "4.3.5"},
+		{"smarthost refuses the recipient", "[a.example]", "x@y.example", script{"RCPT": "550 5.1.1 nobody"}, nil, "5.1.1"},
+	} {
+		hosts := make(map[string]script)
+		if tt.a != nil {
+			hosts["192.0.2.1:25"] = tt.a
+		}
+		if tt.b != nil {
+			hosts["192.0.2.2:25"] = tt.b
+		}
+		v := network(t, z, hosts).deliver(t.Context(), job(t, tt.hop, "x\r\n", tt.to))
+		if got := statuses(v); got != tt.want {
+			t.Errorf("%s: %s, want %s: %+v", tt.name, got, tt.want, v.Outcomes)
+		}
+		if tt.name == "smarthost refuses to talk" && v.Outcomes[0].Diagnostic != "554 5.7.1 no, really" {
+			t.Errorf("%s: %+v", tt.name, v.Outcomes[0])
+		}
+	}
+}
+
+func TestOwnAddress(t *testing.T) {
+	own, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range append(own, &net.IPNet{IP: net.IPv4(127, 0, 0, 2)}) {
+		ip, ok := netip.AddrFromSlice(a.(*net.IPNet).IP)
+		if ip = ip.Unmap(); !ok || ip.IsLinkLocalUnicast() { // which need an interface
+			continue
+		}
+		if !ownAddress(ip) {
+			t.Errorf("%v is ours", ip)
+		}
+	}
+	for _, ip := range ips("198.51.100.7", "2001:db8:ffff::7") {
+		if ownAddress(ip) {
+			t.Errorf("%v is not ours", ip)
+		}
+	}
+}
+
+// TestRelayed: a host without DSN sends no notification of success; that is left
+// to us, by LMTP, too.
+func TestRelayed(t *testing.T) {
+	for _, tt := range []struct {
+		transport, verb, reply string
+		want                   bool
+	}{{"smtp", "EHLO", "250 x", true}, {"smtp", "EHLO", "250-x\r\n250 DSN", false}, {"lmtp", "LHLO", "250 x", true}, {"lmtp", "LHLO", "250-x\r\n250 DSN", false}} {
+		s := network(t, zone{}, map[string]script{"192.0.2.1:2525": {tt.verb: tt.reply}})
+		j := job(t, "[192.0.2.1]:2525", "x\r\n", "x@y.example")
+		j.Transport = tt.transport
+		v := s.deliver(t.Context(), j)
+		if statuses(v) != "2.0.0" || v.Outcomes[0].Relayed != tt.want {
+			t.Errorf("%s, %q: %+v", tt.transport, tt.reply, v.Outcomes)
+		}
+	}
+}
