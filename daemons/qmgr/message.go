@@ -320,7 +320,7 @@ func result(e *dsn.Error) delivery.Result {
 }
 
 func suspended(reason *dsn.Error) delivery.Result {
-	return delivery.Result{Status: reason.Status.With(dsn.Transient), Text: "delivery temporarily suspended: " + reason.Text}
+	return delivery.Result{Status: reason.Status.With(dsn.Transient), Text: clip("delivery temporarily suspended: " + reason.Text)}
 }
 
 // all gives every recipient of e the same result.
