@@ -94,7 +94,9 @@ type Writer struct {
 // writer for each of many sessions costs little.
 const writeBuffer = 32 << 10
 
-// NewWriter begins a queue file with its envelope in the empty file f.
+// NewWriter begins a queue file with its envelope in the empty file f. An
+// envelope that could not be read back is an error of Write and Finish: nobody
+// must be promised anything about it.
 func NewWriter(f WriteTarget, e *envelope.Envelope) *Writer {
 	w := &Writer{f: f, buf: make([]byte, headerLen, 8<<10)}
 	enc := wire.NewEncoder(w.buf)
@@ -102,6 +104,7 @@ func NewWriter(f WriteTarget, e *envelope.Envelope) *Writer {
 	w.buf = enc.Data()
 	w.h.envelopeLen = uint32(len(w.buf) - headerLen)
 	w.h.envelopeCRC = crc32.Checksum(w.buf[headerLen:], castagnoli)
+	_, w.err = decodeEnvelope(w.buf[headerLen:])
 	return w
 }
 
@@ -205,15 +208,23 @@ func (m *Message) readEnvelope(f *os.File, h header, first []byte) error {
 	if crc32.Checksum(b, castagnoli) != h.envelopeCRC {
 		return errors.New("queue file: envelope is damaged")
 	}
+	e, err := decodeEnvelope(b)
+	m.Envelope = e
+	return err
+}
+
+func decodeEnvelope(b []byte) (*envelope.Envelope, error) {
 	d := wire.NewDecoder(b)
-	m.Envelope = envelope.Decode(d)
-	if err := d.End(); err != nil {
-		return fmt.Errorf("queue file: envelope: %w", err)
+	e := envelope.Decode(d)
+	switch err := d.End(); {
+	case err != nil:
+		return nil, fmt.Errorf("queue file: envelope: %w", err)
+	case len(e.Recipients) == 0:
+		return nil, errors.New("queue file: no recipient")
+	case len(b) > maxEnvelope:
+		return nil, fmt.Errorf("queue file: envelope of %d octets, limit %d", len(b), maxEnvelope)
 	}
-	if len(m.Envelope.Recipients) == 0 {
-		return errors.New("queue file: no recipient")
-	}
-	return nil
+	return e, nil
 }
 
 // CheckContent reads the content and compares its checksum. It is for files

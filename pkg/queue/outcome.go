@@ -226,6 +226,10 @@ func (m *Message) Append(f *os.File, o Outcome) error {
 	if len(b) > recordHead+maxRecord {
 		return errors.New("queue file: outcome is too large")
 	}
+	// What cannot be read would make the file a damaged one.
+	if _, err := m.decodeOutcome(b[recordHead:]); err != nil {
+		return fmt.Errorf("queue file: malformed outcome: %w", err)
+	}
 	if m.size > m.tail {
 		if err := f.Truncate(m.tail); err != nil {
 			return fmt.Errorf("queue file: drop torn record: %w", err)
