@@ -160,11 +160,15 @@ func (d Dialogue) silence(t *testing.T, i int) {
 		},
 	} {
 		ctx, cancel := ends(t.Context())
-		err := d.fails(t, ctx, listen(t, d.peer(i, func(c *net.UnixConn) bool {
-			_ = c.SetReadDeadline(time.Now().Add(enough)) // then the client sees the end
-			waitForEnd(c)
+		done := make(chan struct{})
+		err := d.fails(t, ctx, listen(t, d.peer(i, func(*net.UnixConn) bool {
+			select {
+			case <-done: // whatever the client says meanwhile
+			case <-time.After(enough): // then it sees the end
+			}
 			return false
 		})))
+		close(done)
 		cancel()
 		if !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, net.ErrClosed) && !errors.Is(err, context.Canceled) {
 			t.Errorf("%s: %v", name, err)

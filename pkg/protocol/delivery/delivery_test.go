@@ -5,6 +5,7 @@ import (
 	"os"
 	"slices"
 	"testing"
+	"time"
 
 	"posthouse/pkg/dsn"
 	"posthouse/pkg/envelope"
@@ -138,6 +139,8 @@ func TestZeroResultDefers(t *testing.T) {
 }
 
 func TestClient(t *testing.T) {
+	defer func(d time.Duration) { Protocol.Grace = d }(Protocol.Grace)
+	Protocol.Grace = time.Millisecond // a silent agent shall not take long
 	file, err := os.Open("delivery.go")
 	if err != nil {
 		t.Fatal(err)

@@ -102,6 +102,8 @@ func TestClass(t *testing.T) {
 }
 
 func TestClient(t *testing.T) {
+	defer func(n int) { Protocol.MaxReply = n }(Protocol.MaxReply)
+	Protocol.MaxReply = 1 << 20 // what is over it shall not take long
 	call := func(ctx context.Context, path string) (any, error) { return NewClient(path).Ask(ctx, request(t)) }
 	ipctest.TestClient(t, ipctest.Dialogue{Protocol: Protocol, Turns: [][]byte{nil, lists.Encode(answers(t))}, Call: call})
 	for _, n := range []int{0, 1, 3} {
