@@ -56,6 +56,10 @@ type relayDomain struct {
 // doubleBounce is the sender of reports to the postmaster. Mail to it ends here.
 const doubleBounce = "double-bounce"
 
+func (r *rules) isDoubleBounce(m addr.Mailbox, class rewrite.Class) bool {
+	return strings.EqualFold(m.Local(), doubleBounce) && (strings.EqualFold(m.Domain(), r.origin) || class == rewrite.ClassLocal)
+}
+
 // routing reports whether a local-part has characters with which other mail
 // systems have been made to relay: user%host, host!user, a quoted user@host.
 // Such an address is nobody's here, whatever its domain.
@@ -119,6 +123,9 @@ func (r *rules) verify(m addr.Mailbox) rewrite.Answer {
 		return rewrite.Answer{Class: rewrite.ClassDefault}
 	}
 	a := rewrite.Answer{Class: r.class(full)}
+	if r.isDoubleBounce(full, a.Class) {
+		return rewrite.Answer{Class: rewrite.ClassLocal}
+	}
 	if a.Class == rewrite.ClassDefault {
 		return a
 	}
@@ -301,7 +308,7 @@ func (r *rules) resolve(m addr.Mailbox) rewrite.Answer {
 	}
 	a := rewrite.Answer{Class: r.class(full), Addresses: []addr.Mailbox{full}}
 	domain := strings.ToLower(full.Domain())
-	if strings.EqualFold(full.Local(), doubleBounce) && (domain == strings.ToLower(r.origin) || a.Class == rewrite.ClassLocal) {
+	if r.isDoubleBounce(full, a.Class) {
 		a.Transport, a.Nexthop = "discard", "undeliverable report to the postmaster"
 		return a
 	}

@@ -108,6 +108,19 @@ func TestVerify(t *testing.T) {
 	}
 }
 
+// TestVerifyDoubleBounce: what we send from can be written to, whatever the class
+// of its domain (Postfix's address-verify sender).
+func TestVerifyDoubleBounce(t *testing.T) {
+	r := testRules()
+	r.origin = "virtual.example"
+	if a := r.verify(mailbox(t, "Double-Bounce@Virtual.Example")); a.Err != nil || a.Class != rewrite.ClassLocal {
+		t.Errorf("%+v", a)
+	}
+	if a := r.verify(mailbox(t, "double-bounce@elsewhere.example")); a.Class != rewrite.ClassDefault {
+		t.Errorf("somebody else's: %+v", a)
+	}
+}
+
 func TestExpand(t *testing.T) {
 	for in, want := range map[string]string{
 		"a@alias.example":           "user@virtual.example c@elsewhere.example",
