@@ -153,6 +153,7 @@ type server struct {
 }
 
 func (s *server) Connect(*smtpserver.Session) *smtpserver.Reply    { return nil }
+func (*server) Refused(*smtpserver.Session, smtpserver.Refusal)    {}
 func (*server) Helo(*smtpserver.Session, string) *smtpserver.Reply { return nil }
 func (*server) Mail(*smtpserver.Session, *smtpserver.Mail) *smtpserver.Reply {
 	return nil

@@ -54,6 +54,7 @@ type policy struct {
 	port       uint16
 	trusted    bool
 	name       string // verified, or "unknown"
+	id         string // of the message that came last
 }
 
 func (p *policy) client() string { return fmt.Sprintf("%s[%s]", p.name, p.ip) }
@@ -83,49 +84,84 @@ func (p *policy) Helo(*smtpserver.Session, string) *smtpserver.Reply { return ni
 // nobody is to send who is not known.
 func (p *policy) Mail(s *smtpserver.Session, m *smtpserver.Mail) *smtpserver.Reply {
 	if p.submission && !p.trusted {
-		return p.refuse(s, m, nil, &smtpserver.Reply{Code: 530, Status: "5.7.0", Text: "Authentication required"})
+		return p.refuse(s, smtpserver.Refusal{Verb: "MAIL", Mail: m, Reply: smtpserver.Reply{Code: 530, Status: "5.7.0", Text: "Authentication required"}})
 	}
 	return nil
 }
 
 // Rcpt refuses recipients that do not exist, and those of others unless the
-// client may relay.
+// client may relay. postmaster without a domain is always there (RFC 5321, section
+// 4.5.1): who has trouble with this system must be able to say so.
 func (p *policy) Rcpt(s *smtpserver.Session, m *smtpserver.Mail, r *smtpserver.Rcpt) *smtpserver.Reply {
+	if r.To.Domain() == "" { // only postmaster gets here without one
+		return nil
+	}
+	no := func(reply smtpserver.Reply) *smtpserver.Reply {
+		return p.refuse(s, smtpserver.Refusal{Verb: "RCPT", Mail: m, Rcpt: r, Reply: reply})
+	}
 	ctx, cancel := context.WithTimeout(p.ctx, rewriteTimeout)
 	defer cancel()
 	answers, err := p.rewriter.Ask(ctx, rewrite.Request{Op: rewrite.Verify, Sender: m.From, Addresses: []addr.Mailbox{r.To}})
 	if err != nil {
 		p.log.Warn(nil, "%v", err)
-		return p.refuse(s, m, r, &smtpserver.Reply{Code: 451, Status: "4.3.0", Text: r.To.Path() + ": Temporary lookup failure"})
+		return no(smtpserver.Reply{Code: 451, Status: "4.3.0", Text: r.To.Path() + ": Temporary lookup failure"})
 	}
 	a := answers[0]
 	switch {
 	case a.Class == rewrite.ClassDefault && !p.trusted && a.Err == nil:
-		return p.refuse(s, m, r, &smtpserver.Reply{Code: 554, Status: "5.7.1", Text: r.To.Path() + ": Relay access denied"})
+		return no(smtpserver.Reply{Code: 554, Status: "5.7.1", Text: r.To.Path() + ": Relay access denied"})
 	case a.Err != nil && a.Err.Status.Class() == dsn.Permanent:
-		return p.refuse(s, m, r, &smtpserver.Reply{Code: 550, Status: a.Err.Status.String(), Text: r.To.Path() + ": Recipient address rejected: " + a.Err.Text})
+		return no(smtpserver.Reply{Code: 550, Status: a.Err.Status.String(), Text: r.To.Path() + ": Recipient address rejected: " + a.Err.Text})
 	case a.Err != nil:
 		p.log.Warn(nil, "%s: %s", r.To, a.Err.Text)
-		return p.refuse(s, m, r, &smtpserver.Reply{Code: 451, Status: "4.3.0", Text: r.To.Path() + ": Temporary lookup failure"})
+		return no(smtpserver.Reply{Code: 451, Status: "4.3.0", Text: r.To.Path() + ": Temporary lookup failure"})
 	}
 	return nil
 }
 
-// refuse logs a refusal in the form that other programs watch for.
-func (p *policy) refuse(s *smtpserver.Session, m *smtpserver.Mail, r *smtpserver.Rcpt, reply *smtpserver.Reply) *smtpserver.Reply {
-	verb, to := "MAIL", ""
-	if r != nil {
-		verb, to = "RCPT", " to="+r.To.Path()
+// Refused logs what the engine refuses.
+func (p *policy) Refused(s *smtpserver.Session, r smtpserver.Refusal) {
+	id := noQueue
+	if r.Verb == smtpserver.EndOfMessage {
+		id = p.id
 	}
-	p.log.Info(maillog.Fields{"CLIENT": p.ip.String(), "SENDER": m.From.String()}, "NOQUEUE: reject: %s from %s: %d %s %s; from=<%s>%s proto=%s helo=<%s>",
-		verb, p.client(), reply.Code, reply.Status, reply.Text, m.From, to, protocol(s, m), s.Helo)
-	return reply
+	p.reject(id, s, r)
+}
+
+// refuse logs a refusal and returns the reply.
+func (p *policy) refuse(s *smtpserver.Session, r smtpserver.Refusal) *smtpserver.Reply {
+	p.reject(noQueue, s, r)
+	return &r.Reply
+}
+
+// noQueue stands for the queue ID of what has none.
+const noQueue = "NOQUEUE"
+
+// reject logs a refusal in the form that other programs watch for.
+func (p *policy) reject(id string, s *smtpserver.Session, r smtpserver.Refusal) {
+	fields := maillog.Fields{"CLIENT": p.ip.String()}
+	var who strings.Builder
+	if r.Mail != nil {
+		fields["SENDER"] = r.Mail.From.String()
+		fmt.Fprintf(&who, " from=<%s>", r.Mail.From)
+	}
+	if r.Rcpt != nil {
+		fmt.Fprintf(&who, " to=<%s>", r.Rcpt.To)
+	}
+	fmt.Fprintf(&who, " proto=%s", protocol(s, r.Mail))
+	if s.Helo != "" {
+		fmt.Fprintf(&who, " helo=<%s>", s.Helo)
+	}
+	if id != noQueue {
+		fields["QUEUE_ID"] = id
+	}
+	p.log.Info(fields, "%s: reject: %s from %s: %d %s %s;%s", id, r.Verb, p.client(), r.Reply.Code, r.Reply.Status, r.Reply.Text, &who)
 }
 
 // protocol is the word for the Received field (RFC 3848, RFC 6531).
 func protocol(s *smtpserver.Session, m *smtpserver.Mail) string {
 	switch {
-	case m.SMTPUTF8:
+	case m != nil && m.SMTPUTF8:
 		return "UTF8SMTP"
 	case s.ESMTP:
 		return "ESMTP"
@@ -150,11 +186,19 @@ func (p *policy) Data(s *smtpserver.Session, m *smtpserver.Mail, rcpts []smtpser
 	id, t, err := p.queue.begin(ctx, e)
 	if err != nil {
 		cancel()
-		reply := p.replyTo(err)
-		return nil, p.refuse(s, m, nil, &reply)
+		return nil, p.refuse(s, smtpserver.Refusal{Verb: "DATA", Mail: m, Rcpt: only(rcpts), Reply: p.replyTo(err)})
 	}
+	p.id = id
 	p.log.Info(maillog.Fields{"QUEUE_ID": id, "CLIENT": p.ip.String()}, "%s: client=%s", id, p.client())
-	return &sink{policy: p, id: id, transaction: t, cancel: cancel}, nil
+	return &sink{policy: p, session: s, mail: m, only: only(rcpts), id: id, transaction: t, cancel: cancel}, nil
+}
+
+// only is the recipient, if there is no other: a line of the log has room for one.
+func only(rcpts []smtpserver.Rcpt) *smtpserver.Rcpt {
+	if len(rcpts) != 1 {
+		return nil
+	}
+	return &rcpts[0]
 }
 
 func clip(s string) string {
@@ -168,8 +212,11 @@ func clip(s string) string {
 type sink struct {
 	*policy
 	transaction
-	id     string
-	cancel context.CancelFunc
+	session *smtpserver.Session
+	mail    *smtpserver.Mail
+	only    *smtpserver.Rcpt
+	id      string
+	cancel  context.CancelFunc
 }
 
 // Commit waits for cleanup's commit. The 250 means that the message is on disk.
@@ -177,8 +224,7 @@ func (s *sink) Commit() smtpserver.Reply {
 	defer s.cancel()
 	if err := s.transaction.Commit(); err != nil {
 		reply := s.replyTo(err)
-		s.log.Info(maillog.Fields{"QUEUE_ID": s.id, "CLIENT": s.ip.String()}, "%s: reject: END-OF-MESSAGE from %s: %d %s %s",
-			s.id, s.client(), reply.Code, reply.Status, reply.Text)
+		s.reject(s.id, s.session, smtpserver.Refusal{Verb: smtpserver.EndOfMessage, Mail: s.mail, Rcpt: s.only, Reply: reply})
 		return reply
 	}
 	return smtpserver.Reply{Code: 250, Status: "2.0.0", Text: "Ok: queued as " + s.id}

@@ -11,11 +11,17 @@ import (
 	"posthouse/pkg/smtpserver"
 )
 
+// logger is the mail log.
+type logger interface {
+	Info(fields maillog.Fields, format string, args ...any)
+	Warn(fields maillog.Fields, format string, args ...any)
+}
+
 // service is what all sessions share.
 type service struct {
 	config   func() *config.Config
 	stopping context.Context
-	log      *maillog.Logger
+	log      logger
 	resolver resolver
 	rewriter rewriter
 	queue    queue

@@ -54,6 +54,24 @@ func (e *engine) no(code int, status, text string) (bool, error) {
 	return false, e.reply(Reply{code, status, text})
 }
 
+// refuse is no, and the log is told.
+func (e *engine) refuse(r Refusal) (bool, error) {
+	e.policy.Refused(&e.session, r)
+	return false, e.reply(r.Reply)
+}
+
+// badPath refuses an address that is none. The log shows it, the reply does not.
+func (e *engine) badPath(verb, args string, reply Reply) (bool, error) {
+	const enough = 300
+	if len(args) > enough {
+		args = args[:enough] + "..."
+	}
+	logged := reply
+	logged.Text += ": " + args
+	e.policy.Refused(&e.session, Refusal{Verb: verb, Mail: e.mail, Reply: logged})
+	return false, e.reply(reply)
+}
+
 func (e *engine) yes(status, text string) (bool, error) {
 	return true, e.reply(Reply{250, status, text})
 }
@@ -179,17 +197,17 @@ func (e *engine) mailFrom(args string) (bool, error) {
 		return e.no(501, "5.5.4", "Syntax: MAIL FROM:<address>")
 	}
 	if err != nil {
-		return e.no(501, "5.1.7", "Bad sender address syntax")
+		return e.badPath("MAIL", args, Reply{501, "5.1.7", "Bad sender address syntax"})
 	}
 	m := &Mail{From: from}
 	if reply := parameters(params, m.set); reply != nil {
 		return false, e.reply(*reply)
 	}
 	if !from.IsASCII() && !m.SMTPUTF8 {
-		return e.no(550, "5.6.7", "Address needs SMTPUTF8")
+		return e.refuse(Refusal{Verb: "MAIL", Mail: m, Reply: Reply{550, "5.6.7", "Address needs SMTPUTF8"}})
 	}
 	if e.cfg.MessageSize > 0 && m.Size > e.cfg.MessageSize {
-		return e.no(552, "5.3.4", "Message size exceeds fixed limit")
+		return e.refuse(Refusal{Verb: "MAIL", Mail: m, Reply: Reply{552, "5.3.4", "Message size exceeds fixed limit"}})
 	}
 	if reply := e.policy.Mail(&e.session, m); reply != nil {
 		return false, e.reply(*reply)
@@ -252,18 +270,21 @@ func (e *engine) rcptTo(args string) (bool, error) {
 	}
 	// Only postmaster may do without a domain (RFC 5321, section 4.1.1.3).
 	if err != nil || to.IsNull() || to.Domain() == "" && !strings.EqualFold(to.Local(), "postmaster") {
-		return e.no(501, "5.1.3", "Bad recipient address syntax")
+		return e.badPath("RCPT", args, Reply{501, "5.1.3", "Bad recipient address syntax"})
 	}
 	r := Rcpt{To: to}
 	if reply := parameters(params, func(key, value string) *Reply { return r.set(key, value, e.mail.SMTPUTF8) }); reply != nil {
 		return false, e.reply(*reply)
 	}
 	if !to.IsASCII() && !e.mail.SMTPUTF8 {
-		return e.no(550, "5.6.7", "Address needs SMTPUTF8")
+		return e.refuse(Refusal{"RCPT", e.mail, &r, Reply{550, "5.6.7", "Address needs SMTPUTF8"}})
 	}
 	if e.cfg.Recipients > 0 && len(e.rcpts) >= e.cfg.Recipients {
 		refusal := Reply{452, "4.5.3", "Error: too many recipients"}
-		if e.excess++; e.excess > overshoot {
+		if e.excess++; e.excess == 1 { // once for a message: there may be very many
+			e.policy.Refused(&e.session, Refusal{"RCPT", e.mail, &r, refusal})
+		}
+		if e.excess > overshoot {
 			return false, e.reply(refusal)
 		}
 		e.write(refusal)

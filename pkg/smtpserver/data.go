@@ -86,11 +86,13 @@ func (l *limited) Write(p []byte) (int, error) {
 
 // finish ends a message that was received to its end.
 func (e *engine) finish(l *limited) (bool, error) {
-	e.stats.After = "END-OF-MESSAGE"
+	e.stats.After = EndOfMessage
 	e.bdat = nil
 	reply := tooBig
 	if l.sink != nil {
 		reply = l.sink.Commit()
+	} else {
+		e.policy.Refused(&e.session, Refusal{Verb: EndOfMessage, Mail: e.mail, Reply: reply})
 	}
 	e.reset()
 	if reply.Code/100 == 2 {
@@ -208,7 +210,7 @@ func (e *engine) bdatChunk(args string) (bool, error) {
 	if !last {
 		if c.sink == nil {
 			c.refused = &tooBig
-			return false, e.reply(tooBig)
+			return e.refuse(Refusal{Verb: EndOfMessage, Mail: e.mail, Reply: tooBig})
 		}
 		return e.yes("2.0.0", "Ok: "+strconv.FormatInt(size, 10)+" bytes")
 	}

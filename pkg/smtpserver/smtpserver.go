@@ -89,7 +89,20 @@ type Policy interface {
 	// Data is called before the first octet of a message is taken, with the
 	// recipients that were accepted.
 	Data(s *Session, m *Mail, rcpts []Rcpt) (Sink, *Reply)
+	// Refused hears, for the log, of mail that the engine itself refuses.
+	Refused(s *Session, r Refusal)
 }
+
+// Refusal is mail that is refused, by a reply to a command or to a message.
+type Refusal struct {
+	Verb  string // MAIL, RCPT, DATA or EndOfMessage
+	Mail  *Mail  // nil where there is no sender
+	Rcpt  *Rcpt  // nil where it is not about one recipient
+	Reply Reply
+}
+
+// EndOfMessage is what the log calls the end of a message.
+const EndOfMessage = "END-OF-MESSAGE"
 
 // Sink takes a message: lines that end in CRLF, the last one too, without the
 // dots that the protocol adds. Either Commit or Abort is called, once.
@@ -121,6 +134,9 @@ func (s *Stats) Summary() string {
 		}
 		total.good += c.good
 		total.all += c.all
+	}
+	if total.all == 0 {
+		return "commands=0/0" // as scanners are known by
 	}
 	return b.String() + "commands=" + total.String()
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -19,6 +20,7 @@ type recorder struct {
 	aborted int
 	open    int
 	broken  bool // writes fail
+	refused []string
 }
 
 func (*recorder) Connect(*Session) *Reply      { return nil }
@@ -68,6 +70,10 @@ func (r *record) Commit() Reply {
 	}
 	r.p.stored = append(r.p.stored, r.head+r.String())
 	return Reply{250, "2.0.0", "Ok: queued as X"}
+}
+
+func (p *recorder) Refused(_ *Session, r Refusal) {
+	p.refused = append(p.refused, fmt.Sprintf("%s %d", r.Verb, r.Reply.Code))
 }
 
 func (r *record) Abort() { r.p.open--; r.p.aborted++ }
