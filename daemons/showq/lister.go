@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"posthouse/pkg/dsn"
 	"posthouse/pkg/ipc"
 	"posthouse/pkg/maillog"
 	"posthouse/pkg/protocol/showq"
@@ -110,7 +111,7 @@ func (l *lister) entry(d *queue.Directory, q showq.Queue, id queueid.ID) (*showq
 	e := &showq.Entry{Queue: q, ID: id, Size: m.Length, Arrival: m.Envelope.Arrival, Next: m.Schedule.Next, Sender: m.Envelope.Sender}
 	for i := range m.Recipients {
 		state, rcpt := &m.Recipients[i], &m.Envelope.Recipients[i]
-		if state.Pending() {
+		if state.Pending() || unreported(m, i) {
 			e.Recipients = append(e.Recipients, showq.Recipient{
 				Address: rcpt.Address, Original: rcpt.Original, Status: state.Last.Status, Reason: state.Last.Text,
 			})
@@ -126,4 +127,12 @@ func send(c *ipc.Conn, e *showq.Entry) error {
 	m := ipc.NewMessage()
 	showq.EncodeEntry(m, e)
 	return c.Send(m)
+}
+
+// unreported reports whether a recipient has failed and keeps the message here
+// until somebody has been told.
+func unreported(m *queue.Message, i int) bool {
+	state := &m.Recipients[i]
+	return !state.Reported && state.Last.Status.Class() == dsn.Permanent &&
+		(m.Envelope.Recipients[i].Notify.Wants(dsn.NotifyFailure) || m.Envelope.Sender.IsNull())
 }

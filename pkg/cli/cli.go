@@ -34,12 +34,19 @@ type Command struct {
 	Summary string // one line
 	// Description is the text of the manual, in paragraphs.
 	Description string
+	// Sections are further sections of the manual.
+	Sections []Section
 	// Flags declares the options; nil where there are none.
 	Flags func(*flag.FlagSet)
 	Subs  []*Command
 	// Run does the work and returns the exit status; nil for a group.
 	Run func(ctx context.Context, io Streams, args []string) int
 }
+
+// Section is a section of the manual. In its text, which is in paragraphs, a line
+// "term<tab>meaning" is an item of a list; one that begins with blanks stays as
+// it is.
+type Section struct{ Title, Text string }
 
 // Streams are where a command reads and writes.
 type Streams struct {
@@ -167,6 +174,22 @@ func (c *Command) Man(w io.Writer, section int) {
 		fmt.Fprintf(w, ".SH COMMANDS\n")
 		c.manCommands(w, c.Name)
 	}
+	for _, s := range c.Sections {
+		s.Man(w)
+	}
+}
+
+// Man writes the section in roff.
+func (s Section) Man(w io.Writer) {
+	fmt.Fprintf(w, ".SH %s\n", roff(s.Title))
+	for line := range strings.Lines(strings.TrimSpace(s.Text)) {
+		line = strings.TrimSuffix(line, "\n")
+		if term, meaning, ok := strings.Cut(line, "\t"); ok {
+			fmt.Fprintf(w, ".TP\n.B %s\n", strings.ReplaceAll(roff(term), `"`, `\(dq`))
+			line = meaning
+		}
+		fmt.Fprintln(w, roff(line))
+	}
 }
 
 func (c *Command) manSynopsis(w io.Writer, prefix string) {
@@ -258,6 +281,17 @@ func (c *Command) Fish(w io.Writer) {
 			fmt.Fprintf(w, "complete -c %s -f -n '%s' -a %s -d '%s'\n", name, cond, s.Name, strings.ReplaceAll(s.Summary, "'", ""))
 			walk(s, append(path[:len(path):len(path)], s.Name))
 		}
+		c.flagSet(name).VisitAll(func(f *flag.Flag) {
+			arg, usage := flag.UnquoteUsage(f)
+			fmt.Fprintf(w, "complete -c %s -f -n '%s' -l %s%s -d '%s'\n", name, cond, f.Name, choose(arg != "", " -r", ""), strings.ReplaceAll(usage, "'", ""))
+		})
 	}
 	walk(c, nil)
+}
+
+func choose(cond bool, yes, no string) string {
+	if cond {
+		return yes
+	}
+	return no
 }

@@ -55,8 +55,22 @@ func TestMain_(t *testing.T) {
 
 func TestMan(t *testing.T) {
 	var out bytes.Buffer
-	example(new([]string)).Man(&out, 8)
-	for _, want := range []string{".TH TOOL 8", "\n\\&.dotted \\-x\n", "tool queue hold [options] ID...", "\\-\\-loud"} {
+	c := example(new([]string))
+	c.Sections = []Section{{"SEE ALSO", "say \"x\"\ttry it\nlast\n  .as is"}}
+	c.Man(&out, 8)
+	for _, want := range []string{
+		".SH SEE ALSO\n.TP\n.B say \\(dqx\\(dq\ntry it\nlast\n  .as is\n",
+		".TH TOOL 8", "\n\\&.dotted \\-x\n", "tool queue hold [options] ID...", "\\-\\-loud"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in\n%s", want, out.String())
+		}
+	}
+}
+
+func TestFish(t *testing.T) {
+	var out bytes.Buffer
+	example(new([]string)).Fish(&out)
+	for _, want := range []string{"-a hold -d 'set aside'", "__fish_seen_subcommand_from hold' -l loud -d 'shout'"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in\n%s", want, out.String())
 		}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"strings"
 
+	"posthouse/pkg/dsn"
 	"posthouse/pkg/maillog"
 	"posthouse/pkg/protocol/showq"
 )
@@ -92,10 +93,11 @@ func plural(n int) string {
 type JSON struct{ W io.Writer }
 
 type jsonRecipient struct {
-	Address     string `json:"address"`
-	OrigAddress string `json:"orig_address,omitempty"`
-	DelayReason string `json:"delay_reason,omitempty"`
-	Status      string `json:"status,omitempty"`
+	Address      string `json:"address"`
+	OrigAddress  string `json:"orig_address,omitempty"`
+	DelayReason  string `json:"delay_reason,omitempty"`
+	BounceReason string `json:"bounce_reason,omitempty"`
+	Status       string `json:"status,omitempty"`
 }
 
 type jsonEntry struct {
@@ -120,7 +122,12 @@ func (j JSON) Entry(e *showq.Entry) error {
 	}
 	for i := range e.Recipients {
 		r := &e.Recipients[i]
-		rcpt := jsonRecipient{Address: r.Address.String(), DelayReason: r.Reason}
+		rcpt := jsonRecipient{Address: r.Address.String()}
+		if r.Status.Class() == dsn.Permanent {
+			rcpt.BounceReason = r.Reason
+		} else {
+			rcpt.DelayReason = r.Reason
+		}
 		if !r.Original.IsNull() && r.Original != r.Address {
 			rcpt.OrigAddress = r.Original.String()
 		}

@@ -28,7 +28,7 @@ func entries(t *testing.T) []*showq.Entry {
 		{Queue: showq.Deferred, ID: queueid.New(at, 2), Size: 1500, Arrival: at, Next: at.Add(time.Hour), Recipients: []showq.Recipient{
 			{Address: m("c@example.net"), Original: m("alias@example.org"), Status: dsn.MustParse("4.4.1"), Reason: "connect to mx.example.net: \x1b[31mrefused"},
 			{Address: m("d@example.net"), Status: dsn.MustParse("4.4.1"), Reason: "connect to mx.example.net: \x1b[31mrefused"},
-			{Address: m("e@example.net"), Status: dsn.MustParse("4.2.0"), Reason: "busy"},
+			{Address: m("e@example.net"), Status: dsn.MustParse("5.1.1"), Reason: "busy"},
 		}},
 	}
 }
@@ -79,7 +79,7 @@ func TestJSON(t *testing.T) {
 	if err := dec.Decode(&second); err != nil {
 		t.Fatal(err)
 	}
-	if first.QueueName != "active" || first.Sender != "alice@example.org" || len(second.Recipients) != 3 || second.Recipients[0].OrigAddress != "alias@example.org" ||
+	if first.QueueName != "active" || first.Sender != "alice@example.org" || len(second.Recipients) != 3 || second.Recipients[2].BounceReason != "busy" || second.Recipients[2].DelayReason != "" || second.Recipients[1].DelayReason == "" || second.Recipients[0].OrigAddress != "alias@example.org" ||
 		second.NextAttempt-second.ArrivalTime != 3600 {
 		t.Errorf("%+v\n%+v", first, second)
 	}

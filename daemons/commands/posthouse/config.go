@@ -19,18 +19,36 @@ import (
 )
 
 func checkCommand(dir *string) *cli.Command {
+	var asJSON bool
 	return &cli.Command{
 		Name: "check", Summary: "verify configuration and tables",
+		Description: "Every fault is shown with its file and line. The daemons refuse what this refuses, and stay with what was in force before.",
+		Flags: func(set *flag.FlagSet) {
+			set.BoolVar(&asJSON, "json", false, "one JSON object: errors is a list of texts")
+		},
 		Run: func(_ context.Context, std cli.Streams, _ []string) int {
 			errs := check(*dir)
-			for _, err := range errs {
-				fmt.Fprintln(std.Err, err)
+			texts := make([]string, len(errs))
+			for i, err := range errs {
+				texts[i] = err.Error()
 			}
+			status := cli.OK
 			if len(errs) > 0 {
-				return cli.Config
+				status = cli.Config
 			}
-			fmt.Fprintln(std.Out, "configuration and tables are fine")
-			return cli.OK
+			if asJSON {
+				if err := json.NewEncoder(std.Out).Encode(map[string][]string{"errors": texts}); err != nil {
+					return std.Errorf(cli.IOErr, "%v", err)
+				}
+				return status
+			}
+			for _, text := range texts {
+				fmt.Fprintln(std.Err, text)
+			}
+			if status == cli.OK {
+				fmt.Fprintln(std.Out, "configuration and tables are fine")
+			}
+			return status
 		},
 	}
 }
@@ -50,6 +68,13 @@ func check(dir string) []error {
 		return append(errs, err)
 	}
 	_, _ = users.NewTable(filepath.Join(tables, "users"), add).Has(nobody)
+	if list, err := users.NewFile(filepath.Join(tables, "users")).List(); err == nil { // else it has been said
+		for _, u := range list {
+			if err := reachable(u.Address, cfg); err != nil {
+				add(fmt.Errorf("%s: %w", filepath.Join(tables, "users"), err))
+			}
+		}
+	}
 	_, _, _ = table.NewAliases(filepath.Join(tables, "virtual_aliases"), add).LookupAddresses("")
 	_, _, _ = table.NewText(filepath.Join(tables, "transport"), add).Lookup("")
 	for domain, d := range cfg.Domains.Relay {

@@ -56,7 +56,33 @@ A change needs no restart. posthouse check verifies it; a broken one leaves the 
 	if err := config.Reference(w); err != nil {
 		fmt.Fprintf(w, "%v\n", err)
 	}
-	fmt.Fprint(w, ".SH SEE ALSO\nposthouse(1)\n")
+	for _, s := range tableSections {
+		s.Man(w)
+	}
+}
+
+// tableSections are the end of the manual of the configuration.
+var tableSections = []cli.Section{
+	{Title: "TABLES", Text: `Files in /etc/posthouse/tables/. They are read again when they have changed, and need no compilation. Of a table with a fault the old content stays in force. A missing table is an empty one.
+
+Lines that begin with # and empty lines do not count; a line that begins with white space continues the one before. Keys are compared without regard to case.
+users	Virtual users, a line each in the form of passwd(5), which Dovecot reads, too. Kept with posthouse user.
+virtual_aliases	"key: address, address...": what an address stands for, of any domain. The key is looked up as user+extension@domain, user@domain, user alone for the domains in domains.local and the origin, and @domain. What it stands for is looked up again; an address that stands for itself is final.
+transport	"key TRANSPORT:NEXTHOP": the route of some recipients, instead of the one that their domain has. The key is looked up as user+extension@domain, user@domain, domain, .parent of domain, and *. TRANSPORT: keeps the domain as the next hop, :NEXTHOP keeps the transport.
+FILE of domains.relay.NAME.recipients	"key anything": the recipients of a domain, as user@domain, or @domain for all.`},
+	{Title: "ROUTES", Text: `A route is TRANSPORT:NEXTHOP.
+smtp:domain	The mail servers of the domain, as DNS has them. smtp:[host], with or without :port, is that host itself; an address may stand for the host. relay is the same with limits of its own.
+lmtp:host:port, lmtp:unix:/path	An LMTP server.
+virtual:	The mailboxes of virtual users on this machine.
+error:text, retry:text	Mail is returned, or waits. The text may begin with a status code: error:5.1.6 has moved.
+discard:	Mail is thrown away.`},
+	{Title: "EXAMPLE", Text: `A mail host for example.org with a smarthost:
+
+  hostname: mail.example.org
+  origin: example.org
+  domains: {virtual: {example.org: {}}}
+  routes: {default: "smtp:[relay.example.net]:587"}`},
+	{Title: "SEE ALSO", Text: "posthouse(1), sendmail(1)"},
 }
 
 func writeFile(path string, write func(io.Writer)) error {

@@ -44,9 +44,36 @@ func command() *cli.Command {
 	dir := "/etc/posthouse"
 	return &cli.Command{
 		Name: "posthouse", Summary: "look after the mail system",
-		Description: "Checks the configuration, shows the state of the mail system, steers the queue, and keeps virtual users.",
+		Description: "Checks the configuration, shows the state of the mail system, steers the queue, and keeps virtual users. " +
+			"The mail system itself is started and stopped with systemctl(1): each subsystem is a socket, and posthouse status lists them.",
+		Sections: sections,
 		Subs: []*cli.Command{
 			checkCommand(&dir), configCommand(&dir), statusCommand(), queueCommand(), userCommand(&dir), generateCommand(),
 		},
 	}
+}
+
+// sections are the end of the manual.
+var sections = []cli.Section{
+	{Title: "EXIT STATUS", Text: `Those of sysexits.h:
+0	all is done
+64	the command line is wrong
+65	a message is not in the queue, or input is malformed
+67	there is no such user, or there is one already
+69	the mail system, or a part of it, is switched off
+74	output cannot be written
+75	it may work later
+77	not allowed: steering the queue takes root or the group _ph-admin
+78	the configuration has faults`},
+	{Title: "EXAMPLES", Text: `posthouse queue list --reason "Connection refused"	what waits for hosts that are down
+posthouse queue retry --destination example.org	try all mail to example.org now
+posthouse queue delete --sender spammer@example.net --queue deferred	get rid of what somebody has sent
+posthouse queue requeue --all	deliver what waits by aliases that have changed
+posthouse config --changed	what is not a default, and in which file that is said
+systemctl enable --now posthouse-smtpd.socket	take mail from the network`},
+	{Title: "FILES", Text: `/etc/posthouse/posthouse.yaml, /etc/posthouse/conf.d/*.yaml	the configuration, see posthouse.yaml(5)
+/etc/posthouse/tables/	tables of users, aliases and routes, see posthouse.yaml(5)
+/var/spool/posthouse/	the queue
+/var/vmail/	mailboxes of virtual users`},
+	{Title: "SEE ALSO", Text: "posthouse.yaml(5), sendmail(1), mailq(1), systemctl(1), journalctl(1)"},
 }

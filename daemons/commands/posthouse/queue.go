@@ -2,11 +2,14 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -22,16 +25,27 @@ import (
 // listTimeout bounds a listing of the whole queue.
 const listTimeout = 10 * time.Minute
 
+// Where the servers are; tests have their own.
+var showqPath, queuePath = showq.Path, queuectl.Path
+
 // filter selects messages. An empty field selects all.
 type filter struct {
-	queue, sender, recipient, domain, reason string
+	queue, sender, recipient, destination, reason string
 }
 
 func (f *filter) flags(set *flag.FlagSet) {
-	set.StringVar(&f.queue, "queue", "", "only messages in this `QUEUE`: active, incoming, deferred, hold, corrupt")
+	set.Func("queue", "only messages in this `QUEUE`: active, incoming, deferred, hold, corrupt", func(s string) error {
+		for q := showq.Active; q <= showq.Corrupt; q++ {
+			if q.String() == s {
+				f.queue = s
+				return nil
+			}
+		}
+		return errors.New("there is no such queue")
+	})
 	set.StringVar(&f.sender, "sender", "", "only messages from this `ADDRESS`, or part of one; <> for none")
 	set.StringVar(&f.recipient, "recipient", "", "only messages to this `ADDRESS`, or part of one")
-	set.StringVar(&f.domain, "domain", "", "only messages to this `DOMAIN`")
+	set.StringVar(&f.destination, "destination", "", "only messages to this `DOMAIN`")
 	set.StringVar(&f.reason, "reason", "", "only messages whose last reason has this `TEXT`")
 }
 
@@ -50,31 +64,41 @@ func (f *filter) match(e *showq.Entry) bool {
 	if f.sender == "<>" && !e.Sender.IsNull() || f.sender != "" && f.sender != "<>" && !contains(e.Sender.String(), f.sender) {
 		return false
 	}
-	if f.recipient == "" && f.domain == "" && f.reason == "" {
+	if f.recipient == "" && f.destination == "" && f.reason == "" {
 		return true
 	}
 	for i := range e.Recipients {
 		r := &e.Recipients[i]
-		if contains(r.Address.String(), f.recipient) && (f.domain == "" || strings.EqualFold(r.Address.Domain(), f.domain)) && contains(r.Reason, f.reason) {
+		if contains(r.Address.String(), f.recipient) && (f.destination == "" || strings.EqualFold(r.Address.Domain(), f.destination)) && contains(r.Reason, f.reason) {
 			return true
 		}
 	}
 	return false
 }
 
+// about is what the manual says of the queue.
+const about = `Where several options select, a message has to fit all of them; those about recipients have to fit one of its recipients.
+Texts are compared without regard to case.`
+
 func queueCommand() *cli.Command {
 	c := &cli.Command{Name: "queue", Summary: "show and steer the queue", Subs: []*cli.Command{listCommand(), showCommand()}}
 	for _, op := range []struct {
-		op            queuectl.Op
-		name, summary string
+		op                         queuectl.Op
+		name, summary, description string
 	}{
-		{queuectl.Hold, "hold", "set messages aside until they are released"},
-		{queuectl.Release, "release", "end the hold of messages"},
-		{queuectl.Retry, "retry", "deliver messages now that wait for their next attempt"},
-		{queuectl.Requeue, "requeue", "treat messages as new: forget what was tried"},
-		{queuectl.Delete, "delete", "remove messages; nobody is told"},
+		{queuectl.Hold, "hold", "set messages aside until they are released",
+			"For messages that are active, incoming or deferred. What is being delivered at this moment is held afterwards. A message grows older on hold, too."},
+		{queuectl.Release, "release", "end the hold of messages", "They are delivered at once."},
+		{queuectl.Retry, "retry", "deliver messages now that wait for their next attempt",
+			"Destinations that did not answer are asked again. With --all this is Postfix's flush."},
+		{queuectl.Requeue, "requeue", "treat messages as new",
+			"For those who have not got it a message becomes new: virtual aliases are applied again, it is delivered at once, and its age counts from now on. It keeps its queue ID. A hold ends."},
+		{queuectl.Delete, "delete", "remove messages; nobody is told",
+			"Damaged messages, in the queue corrupt, are removed when they are named or selected, not by --all."},
 	} {
-		c.Subs = append(c.Subs, steerCommand(op.op, op.name, op.summary))
+		s := steerCommand(op.op, op.name, op.summary)
+		s.Description = op.description + "\n\n" + s.Description
+		c.Subs = append(c.Subs, s)
 	}
 	return c
 }
@@ -84,6 +108,9 @@ func listCommand() *cli.Command {
 	var asJSON bool
 	return &cli.Command{
 		Name: "list", Summary: "list the queue",
+		Description: "Prints what mailq(1) prints, for messages that the options select. In the listing * stands for active and ! for hold. " +
+			"With --json every line is an object with queue_name, queue_id, arrival_time, message_size, next_attempt, sender and recipients, " +
+			"of which each has address, orig_address, status, and delay_reason or bounce_reason.\n\n" + about,
 		Flags: func(set *flag.FlagSet) { f.flags(set); set.BoolVar(&asJSON, "json", false, "one JSON object a line") },
 		Run: func(ctx context.Context, std cli.Streams, args []string) int {
 			if len(args) > 0 {
@@ -102,7 +129,7 @@ func listCommand() *cli.Command {
 func list(ctx context.Context, std cli.Streams, f *filter, p mailq.Printer) int {
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
-	err := showq.List(ctx, showq.Path, func(e *showq.Entry) error {
+	err := showq.List(ctx, showqPath, func(e *showq.Entry) error {
 		if !f.match(e) {
 			return nil
 		}
@@ -129,8 +156,12 @@ func report(std cli.Streams, unit string, err error) int {
 }
 
 func showCommand() *cli.Command {
+	var asJSON bool
 	return &cli.Command{
-		Name: "show", Args: "ID...", Summary: "show messages of the queue, with all that is known of their recipients",
+		Name: "show", Args: "ID...", Summary: "show messages of the queue, with what is known of the recipients who have not got it",
+		Flags: func(set *flag.FlagSet) {
+			set.BoolVar(&asJSON, "json", false, "one JSON object a line, as of queue list")
+		},
 		Run: func(ctx context.Context, std cli.Streams, args []string) int {
 			ids, err := parseIDs(args)
 			if err != nil || len(ids) == 0 {
@@ -138,12 +169,17 @@ func showCommand() *cli.Command {
 			}
 			ctx, cancel := context.WithTimeout(ctx, listTimeout)
 			defer cancel()
-			err = showq.List(ctx, showq.Path, func(e *showq.Entry) error {
-				if ids[e.ID] {
-					delete(ids, e.ID)
-					return show(std.Out, e)
+			err = showq.List(ctx, showqPath, func(e *showq.Entry) error {
+				switch {
+				case !ids[e.ID]:
+					return nil
+				case asJSON:
+					err = mailq.JSON{W: std.Out}.Entry(e)
+				default:
+					err = show(std.Out, e)
 				}
-				return nil
+				delete(ids, e.ID)
+				return err
 			})
 			if status := report(std, "posthouse-showq.socket", err); status != cli.OK {
 				return status
@@ -203,13 +239,14 @@ func parseIDs(args []string) (map[queueid.ID]bool, error) {
 // filter, or all of them.
 func steerCommand(op queuectl.Op, name, summary string) *cli.Command {
 	var f filter
-	var all bool
+	var all, asJSON bool
 	return &cli.Command{
 		Name: name, Args: "[ID...]", Summary: summary,
-		Description: "Messages are named by queue ID, or selected by the options, or --all.",
+		Description: "Messages are named by queue ID, or selected by the options, or --all.\n\n" + about,
 		Flags: func(set *flag.FlagSet) {
 			f.flags(set)
 			set.BoolVar(&all, "all", false, "every message for which it makes sense")
+			set.BoolVar(&asJSON, "json", false, "print one JSON object: done is the number of messages, missing are the IDs that were not there")
 		},
 		Run: func(ctx context.Context, std cli.Streams, args []string) int {
 			ids, err := parseIDs(args)
@@ -225,48 +262,79 @@ func steerCommand(op queuectl.Op, name, summary string) *cli.Command {
 			if ways != 1 {
 				return std.Errorf(cli.Usage, "posthouse queue %s: give queue IDs, or options that select, or --all", name)
 			}
-			req := queuectl.Request{Op: op, All: all}
-			for id := range ids {
-				req.IDs = append(req.IDs, id)
+			ctx, cancel := context.WithTimeout(ctx, listTimeout)
+			defer cancel()
+			list := slices.Collect(maps.Keys(ids))
+			if f.any() {
+				if list, err = matching(ctx, &f); err != nil {
+					return report(std, "posthouse-showq.socket", err)
+				}
 			}
-			return steer(ctx, std, &f, req)
+			done, err := steer(ctx, op, all, list)
+			if f.any() {
+				done.Missing = nil // moved on since
+			}
+			if err == nil || done.Done > 0 { // what was done before an error is worth knowing
+				if err := done.print(std, asJSON); err != nil {
+					return std.Errorf(cli.IOErr, "%v", err)
+				}
+			}
+			if status := report(std, "posthouse-queue.socket", err); status != cli.OK || len(done.Missing) == 0 {
+				return status
+			}
+			return cli.DataErr
 		},
 	}
 }
 
-func steer(ctx context.Context, std cli.Streams, f *filter, req queuectl.Request) int {
-	if f.any() {
-		lctx, cancel := context.WithTimeout(ctx, listTimeout)
-		defer cancel()
-		err := showq.List(lctx, showq.Path, func(e *showq.Entry) error {
-			if f.match(e) && len(req.IDs) < queuectl.MaxIDs {
-				req.IDs = append(req.IDs, e.ID)
-			}
-			return nil
-		})
-		if status := report(std, "posthouse-showq.socket", err); status != cli.OK {
-			return status
+// matching returns the messages that f selects.
+func matching(ctx context.Context, f *filter) (ids []queueid.ID, err error) {
+	err = showq.List(ctx, showqPath, func(e *showq.Entry) error {
+		if f.match(e) {
+			ids = append(ids, e.ID)
 		}
-		if len(req.IDs) == 0 {
-			fmt.Fprintln(std.Err, "0 messages")
-			return cli.OK
+		return nil
+	})
+	return ids, err
+}
+
+// steered is what came of an operation.
+type steered struct {
+	Done    int      `json:"done"`
+	Missing []string `json:"missing"`
+}
+
+// steer has an operation carried out with all messages or with those of ids, in
+// as many requests as that takes.
+func steer(ctx context.Context, op queuectl.Op, all bool, ids []queueid.ID) (steered, error) {
+	var sum steered
+	for all || len(ids) > 0 {
+		piece := ids[:min(len(ids), queuectl.MaxIDs)]
+		ids = ids[len(piece):]
+		reply, err := queuectl.Do(ctx, queuePath, queuectl.Request{Op: op, All: all, IDs: piece})
+		if err == nil && reply.Err != nil {
+			err = reply.Err
 		}
+		if err != nil {
+			return sum, err
+		}
+		sum.Done += int(reply.Done)
+		for _, id := range reply.Missing {
+			sum.Missing = append(sum.Missing, id.String())
+		}
+		all = false
 	}
-	ctx, cancel := context.WithTimeout(ctx, listTimeout)
-	defer cancel()
-	reply, err := queuectl.Do(ctx, queuectl.Path, req)
-	if err == nil && reply.Err != nil {
-		err = reply.Err
+	return sum, nil
+}
+
+func (s steered) print(std cli.Streams, asJSON bool) error {
+	if asJSON {
+		s.Missing = append([]string{}, s.Missing...)
+		return json.NewEncoder(std.Out).Encode(s)
 	}
-	if status := report(std, "posthouse-queue.socket", err); status != cli.OK {
-		return status
-	}
-	for _, id := range reply.Missing {
+	for _, id := range s.Missing {
 		fmt.Fprintf(std.Err, "%s: not in the queue, or nothing to do\n", id)
 	}
-	fmt.Fprintf(std.Err, "%d messages\n", reply.Done)
-	if len(reply.Missing) > 0 {
-		return cli.DataErr
-	}
-	return cli.OK
+	_, err := fmt.Fprintf(std.Err, "%d messages\n", s.Done)
+	return err
 }

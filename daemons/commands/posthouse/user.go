@@ -75,6 +75,16 @@ func oneUser(do func(cli.Streams, addr.Mailbox) error) func(context.Context, cli
 	}
 }
 
+// reachable reports whether mail to m would come to m. For the agent virtual what
+// follows a delimiter is an extension, and the mail goes to who is named before
+// it.
+func reachable(m addr.Mailbox, cfg *config.Config) error {
+	if base, _ := m.SplitExtension(cfg.RecipientDelimiter); base != m && strings.HasPrefix(cfg.Routes.Virtual, "virtual:") {
+		return fmt.Errorf("mail to %s goes to %s: see recipient_delimiter", m, base)
+	}
+	return nil
+}
+
 // maxPassword bounds a password, in octets.
 const maxPassword = 1000
 
@@ -107,6 +117,9 @@ func addUserCommand(dir *string, file func() *users.File) *cli.Command {
 			domain := strings.ToLower(m.Domain())
 			if _, ok := cfg.Domains.Virtual[domain]; !ok {
 				return fmt.Errorf("%s is not a virtual domain: add it to domains.virtual in %s first", domain, filepath.Join(*dir, "posthouse.yaml"))
+			}
+			if err := reachable(m, cfg); err != nil {
+				return err
 			}
 			u := users.User{Address: m, UID: "0", GID: "0", Password: noPasswordHash, Extra: mailLocation}
 			owner, err := osuser.Lookup(mailOwner)

@@ -348,7 +348,9 @@ func slowHost(t *testing.T, m *mailtest.Machine) {
 	m.Run("systemctl", "reload", "posthouse-smtp.service")
 	sink(m, "fast", "127.0.0.1:2600")
 	m.RunInput([]byte("Subject: for the fast\n\nx\n"), "sendmail", "-f", "alice@example.net", "fast@sink.example")
-	m.WaitFor("the other message", time.Minute, func() bool { return strings.Contains(m.MailLog(), "to=<fast@sink.example>, relay=127.0.0.1[127.0.0.1]:2600") })
+	m.WaitFor("the other message", time.Minute, func() bool {
+		return strings.Contains(m.MailLog(), "to=<fast@sink.example>, relay=127.0.0.1[127.0.0.1]:2600")
+	})
 	if m.Script("ss -Htn state established dst 127.0.0.1:2601") == "" {
 		t.Error("the connection to the slow host has ended")
 	}

@@ -42,7 +42,8 @@ func (q Queue) String() string {
 // MaxRecipients bounds an entry.
 const MaxRecipients = 50000
 
-// Recipient is a recipient to whom the message is still to be delivered.
+// Recipient is a recipient to whom the message is still to be delivered, or of
+// whose failure the sender has not been told.
 type Recipient struct {
 	Address  addr.Mailbox
 	Original addr.Mailbox
