@@ -75,11 +75,11 @@ var rules = []rule{
 	{"os/exec", "daemons start nobody; posthouse: systemctl", "daemons/commands/posthouse pkg/mailtest pkg/mailtest/probe", false},
 	{"os.StartProcess syscall.StartProcess syscall.ForkExec syscall.Exec", "successors of smtpd and smtp only", "pkg/activation", false},
 	{"os/user", "daemons know users by what the kernel says", "daemons/commands/posthouse daemons/commands/sendmail", false},
-	{"syscall", "errno values, signals, and flags of inherited descriptors",
+	{"syscall", "errno values, signals, flags of inherited descriptors, and the descriptor of a connection (smtpserver)",
 		"daemons/cleanup daemons/commands/posthouse daemons/qmgr daemons/smtp " +
-			"pkg/activation pkg/daemon pkg/ipc pkg/mailtest/probe pkg/smtpclient", false},
-	{"golang.org/x/sys/unix", "openat and its kin, statfs (cleanup, durable, mailbox, queue, users); descriptors (ipc); a send that does not wait (maillog)",
-		"daemons/cleanup pkg/durable pkg/ipc pkg/ipc/ipctest pkg/maillog pkg/mailbox pkg/mailtest pkg/mailtest/probe pkg/queue pkg/users", false},
+			"pkg/activation pkg/daemon pkg/ipc pkg/mailtest/probe pkg/smtpclient pkg/smtpserver", false},
+	{"golang.org/x/sys/unix", "openat and its kin, statfs (cleanup, durable, mailbox, queue, users); descriptors (ipc); a look at what a client has sent (smtpserver); a send that does not wait (maillog)",
+		"daemons/cleanup pkg/durable pkg/ipc pkg/ipc/ipctest pkg/maillog pkg/mailbox pkg/mailtest pkg/mailtest/probe pkg/queue pkg/smtpserver pkg/users", false},
 
 	{"net", "connections: dialled (dns, ipc, smtp), inherited (activation, daemon, smtpd), served and used (smtpserver, smtpclient)",
 		"daemons/smtp daemons/smtpd pkg/activation pkg/daemon pkg/dns pkg/dns/dnstest pkg/ipc pkg/ipc/ipctest pkg/mailtest/probe pkg/smtpclient pkg/smtpserver", false},

@@ -2,6 +2,7 @@ package smtpserver
 
 import (
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -23,15 +24,27 @@ var handlers = [...]func(*engine, string) (bool, error){
 // a mail server; the rest of their input would be tried as commands.
 var otherProtocols = []string{"CONNECT", "GET", "POST", "PUT", "HEAD", "OPTIONS", "USER"}
 
+// notSMTP reports whether a line is of another protocol, or of a message whose
+// sender has missed a reply: a verb of the former, a header field, or something
+// that does not begin with a letter, as a TLS handshake (Postfix's
+// smtpd_forbidden_commands).
+func notSMTP(line, verb string) bool {
+	if line == "" {
+		return false
+	}
+	if c := line[0] | 0x20; c < 'a' || c > 'z' || strings.Contains(verb, ":") {
+		return true
+	}
+	return slices.ContainsFunc(otherProtocols, func(other string) bool { return strings.EqualFold(verb, other) })
+}
+
 // dispatch carries out one command. A handler says whether it accepted it.
 func (e *engine) dispatch(line string) error {
 	verb, args, _ := strings.Cut(strings.TrimRight(line, " \t"), " ")
-	for _, other := range otherProtocols {
-		if strings.EqualFold(verb, other) {
-			e.stats.Cause = "non-SMTP command"
-			e.write(Reply{221, "2.7.0", "Error: I can break rules, too. Goodbye."})
-			return errClosing
-		}
+	if notSMTP(line, verb) {
+		e.stats.Cause = "non-SMTP command"
+		e.write(Reply{221, "2.7.0", "Error: I can break rules, too. Goodbye."})
+		return errClosing
 	}
 	i := len(verbNames) - 1
 	for k, name := range verbNames[:i] {
@@ -108,7 +121,6 @@ func (e *engine) hello(verb, name string) (bool, error) {
 	}
 	lines := []string{e.cfg.Hostname, "PIPELINING", "SIZE " + strconv.FormatInt(e.cfg.MessageSize, 10),
 		"ENHANCEDSTATUSCODES", "8BITMIME", "DSN", "SMTPUTF8", "CHUNKING"}
-	_ = e.conn.SetWriteDeadline(e.in.deadline())
 	for _, line := range lines[:len(lines)-1] {
 		_, _ = e.w.WriteString("250-" + line + "\r\n") // an error shows at the flush
 	}

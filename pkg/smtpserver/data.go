@@ -199,6 +199,9 @@ func (e *engine) bdatChunk(args string) (bool, error) {
 		if err := e.skip(size); err != nil {
 			return false, err
 		}
+		if last { // the transaction ends with it, as with a message that is refused
+			e.reset()
+		}
 		return false, e.reply(*reply)
 	}
 	c := e.bdat

@@ -3,7 +3,10 @@ package smtpserver
 import (
 	"net"
 	"sync"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // input reads from the client: it sends the replies that wait, and gives each
@@ -28,6 +31,34 @@ func (in *input) deadline() time.Time {
 		return in.end
 	}
 	return d
+}
+
+// unread reports whether the client has sent something that has not been read.
+func (in *input) unread() bool {
+	c, ok := in.conn.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return false
+	}
+	n := 0
+	err = raw.Control(func(fd uintptr) {
+		n, _, err = unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	})
+	return err == nil && n > 0
+}
+
+// output writes to the client. Each write has its time, and a session that has
+// used up its own can still say so, or that a message was taken.
+type output struct{ in *input }
+
+func (o output) Write(p []byte) (int, error) {
+	if err := o.in.conn.SetWriteDeadline(time.Now().Add(o.in.timeout)); err != nil {
+		return 0, err
+	}
+	return o.in.conn.Write(p)
 }
 
 func (in *input) Read(p []byte) (int, error) {

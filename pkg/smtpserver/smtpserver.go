@@ -33,7 +33,7 @@ type Config struct {
 	Hostname    string // in the greeting and in replies
 	MessageSize int64  // octets; 0: no limit
 	Recipients  int    // of one message
-	// After SoftErrors each reply to an error waits a second; HardErrors end
+	// After SoftErrors each reply waits a second; HardErrors end
 	// the session. A message that was accepted sets the count back.
 	SoftErrors, HardErrors int
 	CommandTimeout         time.Duration // for each read and write
@@ -187,8 +187,9 @@ type engine struct {
 // Serve runs a session and returns when it has ended. It does not close conn.
 func Serve(conn net.Conn, cfg Config, policy Policy) Stats {
 	e := &engine{conn: conn, cfg: cfg, policy: policy}
-	e.w = bufio.NewWriterSize(conn, writeBuffer)
-	e.in = &input{conn: conn, flush: e.w.Flush, timeout: cfg.CommandTimeout, idle: true}
+	e.in = &input{conn: conn, timeout: cfg.CommandTimeout, idle: true}
+	e.w = bufio.NewWriterSize(output{e.in}, writeBuffer)
+	e.in.flush = e.w.Flush
 	if cfg.SessionTimeout > 0 {
 		e.in.end = time.Now().Add(cfg.SessionTimeout)
 	}
@@ -204,7 +205,13 @@ func Serve(conn net.Conn, cfg Config, policy Policy) Stats {
 }
 
 func (e *engine) run() error {
-	if reply := e.policy.Connect(&e.session); reply != nil {
+	reply := e.policy.Connect(&e.session)
+	// RFC 5321, section 3.1: the client waits for the greeting. Programs that send
+	// mail nobody wants often do not.
+	if err := e.synchronise(); err != nil {
+		return err
+	}
+	if reply != nil {
 		if err := e.reply(*reply); err != nil {
 			return err
 		}
@@ -269,6 +276,7 @@ func (e *engine) reset() {
 // reply answers a command; errors are counted, and may end the session.
 func (e *engine) reply(r Reply) error {
 	if r.Code < 400 {
+		e.slow()
 		e.write(r)
 		return nil
 	}
@@ -286,11 +294,16 @@ func (e *engine) limit(r Reply) error {
 		e.write(Reply{421, "4.7.0", e.cfg.Hostname + " Error: too many errors"})
 		return errClosing
 	}
+	e.slow()
+	e.write(r)
+	return nil
+}
+
+// slow makes a client wait that has made many errors.
+func (e *engine) slow() {
 	if e.cfg.SoftErrors > 0 && e.errors > e.cfg.SoftErrors {
 		time.Sleep(time.Second)
 	}
-	e.write(r)
-	return nil
 }
 
 // harmless counts commands that do nothing for the client.
@@ -306,7 +319,6 @@ func (e *engine) harmless(r Reply) error {
 // none is there, so that pipelined commands share a packet (RFC 2920, section
 // 3.2). Errors show at the flush.
 func (e *engine) write(r Reply) {
-	_ = e.conn.SetWriteDeadline(e.in.deadline())
 	status := r.Status
 	if status != "" {
 		status += " "
@@ -344,7 +356,7 @@ func (e *engine) command() (string, error) {
 		if err != nil {
 			return "", err
 		}
-		return strings.Repeat("?", maxCommand+1), nil
+		return strings.Repeat("x", maxCommand+1), nil // no command
 	}
 	if err != nil {
 		return "", err
@@ -369,7 +381,7 @@ func (e *engine) bare(which string) error {
 // synchronise ends a session whose client has sent more before it could know
 // the reply. It is only called where RFC 2920 wants the client to wait.
 func (e *engine) synchronise() error {
-	if e.r.Buffered() == 0 {
+	if e.r.Buffered() == 0 && !e.in.unread() {
 		return nil
 	}
 	e.stats.Cause = "improper command pipelining"

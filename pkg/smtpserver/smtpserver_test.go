@@ -150,6 +150,17 @@ func pair(t testing.TB) (client, server net.Conn) {
 	return client, server
 }
 
+// readGreeting waits for the greeting, as clients must.
+func readGreeting(t testing.TB, client net.Conn) string {
+	t.Helper()
+	b := make([]byte, 512)
+	n, err := client.Read(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b[:n])
+}
+
 // codes reduces a transcript to its codes; continuation lines are left out.
 func codes(said string) string {
 	var out []string
@@ -191,6 +202,8 @@ func TestDialogues(t *testing.T) {
 		{"BDAT malformed", begin + "BDAT x\r\nNOOP\r\n", "220 250 250 250 521", ""},
 		{"BDAT bare LF", begin + "BDAT 2 LAST\r\nx\nQUIT\r\n", "220 250 250 250 521", ""},
 		{"BDAT too big", begin + "BDAT 1001\r\n" + strings.Repeat("x", 1001) + "BDAT 1 LAST\r\nxRSET\r\nQUIT\r\n", "220 250 250 250 552 552 250 221", ""},
+		{"BDAT refused ends with LAST", "EHLO c\r\n|MAIL FROM:<full@b>\r\nRCPT TO:<c@d>\r\nBDAT 1\r\nxBDAT 1 LAST\r\nxBDAT 1 LAST\r\nxMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nBDAT 1 LAST\r\nx",
+			"220 250 250 250 452 452 503 250 250 250", "<a@b> c@d\nx\r\n"},
 		{"DATA within BDAT", begin + "BDAT 1\r\nxDATA\r\n", "220 250 250 250 250 503", ""},
 		{"RCPT within BDAT", begin + "BDAT 1\r\nxRCPT TO:<e@f>\r\n", "220 250 250 250 250 503", ""},
 		{"MAIL within BDAT", begin + "BDAT 1\r\nxMAIL FROM:<e@f>\r\n", "220 250 250 250 250 503", ""},
@@ -206,6 +219,8 @@ func TestDialogues(t *testing.T) {
 		{"injection by a policy's text", "EHLO c\r\n|MAIL FROM:<bad@b>\r\n", "220 250 550", ""},
 		{"unknown", "XYZZY\r\n\r\nEXPN x\r\nETRN x\r\nSTARTTLS\r\nAUTH PLAIN\r\n", "220 500 500 502 502 502 502", ""},
 		{"HTTP", "GET / HTTP/1.1\r\nMAIL FROM:<a@b>\r\n", "220 221", ""},
+		{"header", "EHLO c\r\n|MAIL FROM:<a@b>\r\nSubject: x\r\nNOOP\r\n", "220 250 250 221", ""},
+		{"TLS", "\x16\x03\x01\x02\r\nNOOP\r\n", "220 221", ""},
 		{"harmless", "NOOP\r\nHELP\r\nVRFY x\r\nVRFY\r\nRSET x\r\nQUIT x\r\n", "220 250 214 252 501 501 501", ""},
 		{"HELO syntax", "HELO\r\nHELO a b\r\nEHLO a\x00b\r\n", "220 501 501 501", ""},
 		{"bare LF command", "NOOP\n", "220 521", ""},
@@ -291,6 +306,7 @@ func TestTimeout(t *testing.T) {
 	done := make(chan Stats, 1)
 	p := &recorder{}
 	go func() { done <- Serve(server, cfg, p); server.Close() }()
+	greeting := readGreeting(t, client)
 	go func() {
 		io.WriteString(client, "EHLO c\r\n")
 		time.Sleep(50 * time.Millisecond)
@@ -303,10 +319,121 @@ func TestTimeout(t *testing.T) {
 		io.WriteString(client, "NOOP\r\nNOOP\r\n")
 		client.(*net.TCPConn).CloseWrite()
 	}()
-	said, _ := io.ReadAll(client)
+	rest, _ := io.ReadAll(client)
+	said := greeting + string(rest)
 	stats := <-done
-	if got := codes(string(said)); got != "220 250 250 250 354 421" || stats.Cause != "timeout" || stats.After != "DATA (30 bytes)" || p.aborted != 1 {
+	if got := codes(said); got != "220 250 250 250 354 421" || stats.Cause != "timeout" || stats.After != "DATA (30 bytes)" || p.aborted != 1 {
 		t.Errorf("%s, %q after %q", said, stats.Cause, stats.After)
+	}
+}
+
+// TestStalledChunk: nor is what comes after a time-out within BDAT (fault 2).
+func TestStalledChunk(t *testing.T) {
+	cfg := testConfig
+	cfg.CommandTimeout = 200 * time.Millisecond
+	client, server := pair(t)
+	done := make(chan Stats, 1)
+	p := &recorder{}
+	go func() { done <- Serve(server, cfg, p); server.Close() }()
+	greeting := readGreeting(t, client)
+	go func() {
+		io.WriteString(client, "EHLO c\r\n")
+		time.Sleep(50 * time.Millisecond)
+		io.WriteString(client, begin[len("EHLO c\r\n|"):]+"BDAT 100 LAST\r\nx\r\n")
+		time.Sleep(400 * time.Millisecond)
+		io.WriteString(client, "MAIL FROM:<a@b>\r\nNOOP\r\n")
+		client.(*net.TCPConn).CloseWrite()
+	}()
+	rest, _ := io.ReadAll(client)
+	said := greeting + string(rest)
+	stats := <-done
+	if got := codes(said); got != "220 250 250 250 421" || stats.Cause != "timeout" || stats.After != "BDAT (3 bytes)" || p.aborted != 1 || len(p.stored) > 0 {
+		t.Errorf("%s, %q after %q, stored %q", said, stats.Cause, stats.After, p.stored)
+	}
+}
+
+// TestSessionTimeout: a session ends in time, however busy the client is, and is
+// told so.
+func TestSessionTimeout(t *testing.T) {
+	cfg := testConfig
+	cfg.SessionTimeout = 300 * time.Millisecond
+	client, server := pair(t)
+	done := make(chan Stats, 1)
+	go func() { done <- Serve(server, cfg, &recorder{}); server.Close() }()
+	greeting := readGreeting(t, client)
+	go func() {
+		for {
+			if _, err := io.WriteString(client, "NOOP\r\n"); err != nil {
+				return
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	}()
+	rest, _ := io.ReadAll(client)
+	said := greeting + string(rest)
+	stats := <-done
+	if !strings.HasSuffix(said, "\r\n421 4.4.2 mx.example Error: timeout exceeded\r\n") || stats.Cause != "timeout" {
+		t.Errorf("%s, %q", said, stats.Cause)
+	}
+}
+
+// TestEarlyTalker: who does not wait for the greeting gets none.
+func TestEarlyTalker(t *testing.T) {
+	client, server := pair(t)
+	io.WriteString(client, "EHLO c\r\n")
+	stats := make(chan Stats, 1)
+	go func() {
+		time.Sleep(20 * time.Millisecond)
+		stats <- Serve(server, testConfig, &recorder{})
+		server.Close()
+	}()
+	said, _ := io.ReadAll(client)
+	if s := <-stats; string(said) != "554 5.5.0 Error: SMTP protocol synchronization\r\n" || s.Cause != "improper command pipelining" || s.After != "CONNECT" {
+		t.Errorf("%q, %q after %q", said, s.Cause, s.After)
+	}
+}
+
+// TestSmuggling: nothing ends a message but CRLF.CRLF. What looks like it is
+// refused, or a part of the message.
+func TestSmuggling(t *testing.T) {
+	ends := []string{"", "\n", "\r", "\r\n", "\r\r\n", "\n\r", "\n\n", "\x00", "\r\x00\n", "\r\n\x00", "\x00\r\n", "\u0085", "\u2028", "\v", "\f"}
+	for _, before := range ends {
+		for _, after := range ends {
+			if strings.HasSuffix(before, "\r\n") && before != "\r\r\n" && strings.HasPrefix(after, "\r\n") {
+				continue // this is the end
+			}
+			for _, piece := range []int{1 << 20, 1} {
+				p := &recorder{}
+				said, _ := talk(t, testConfig, p, open+"x"+before+"."+after+"MAIL FROM:<evil@b>\r\nRCPT TO:<evil@d>\r\nDATA\r\ny\r\n.\r\n", piece)
+				got := codes(said)
+				refused := got == "220 250 250 250 354 521" && len(p.stored) == 0
+				content := got == "220 250 250 250 354 250" && len(p.stored) == 1 && strings.Contains(p.stored[0], "evil@d")
+				if !refused && !content {
+					t.Errorf("%q.%q, pieces of %d: %s, stored %q", before, after, piece, got, p.stored)
+				}
+			}
+		}
+	}
+}
+
+// TestLongLines: a line of a message has no limit (fault 8), and where a buffer
+// ends within it changes nothing.
+func TestLongLines(t *testing.T) {
+	cfg := testConfig
+	cfg.MessageSize = 1 << 20
+	for _, n := range []int{998, 2500, readBuffer - 2, readBuffer - 1, readBuffer, readBuffer + 1, 2*readBuffer - 1, 64 << 10} {
+		for _, start := range []string{"", ".", "\r\n"} {
+			line := strings.Repeat("x", n)
+			p := &recorder{}
+			said, _ := talk(t, cfg, p, open+start+"."+line+"\r\n."+line+".\r\n..\r\n.\r\nQUIT\r\n", 1<<20)
+			want := "<a@b> c@d\n" + strings.TrimSuffix(start, ".") + line + "\r\n" + line + ".\r\n.\r\n"
+			if start == "." {
+				want = "<a@b> c@d\n." + line + "\r\n" + line + ".\r\n.\r\n"
+			}
+			if codes(said) != "220 250 250 250 354 250 221" || len(p.stored) != 1 || p.stored[0] != want {
+				t.Errorf("%d octets after %q: %s", n, start, codes(said))
+			}
+		}
 	}
 }
 
