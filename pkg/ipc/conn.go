@@ -109,6 +109,9 @@ func (c *Conn) write(b, oob []byte) error {
 	return err
 }
 
+// keepBuffer is the largest buffer that a connection keeps for its next message.
+const keepBuffer = 8 * maxPacket
+
 // ErrTooBig is returned for a message over its limit.
 var ErrTooBig = errors.New("message is too big")
 
@@ -136,6 +139,9 @@ func (c *Conn) receive(limit int, wantFile bool) (b []byte, f *os.File, err erro
 			f = nil
 		}
 	}()
+	if len(c.buf) > keepBuffer {
+		c.buf = nil
+	}
 	used := 0
 	for first := true; ; first = false {
 		if len(c.buf)-used < maxPacket {

@@ -74,7 +74,8 @@ func TestTooBig(t *testing.T) {
 	}
 }
 
-// TestGrowth: a large message costs memory in proportion to its size.
+// TestGrowth: a large message costs memory in proportion to its size, and only
+// for as long as it is needed.
 func TestGrowth(t *testing.T) {
 	const size = 8 << 20
 	a, b := pair(t)
@@ -82,13 +83,20 @@ func TestGrowth(t *testing.T) {
 	m.Raw(make([]byte, size))
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	go a.Send(m)
+	go func() {
+		_ = a.Send(m)
+		m.Reset()
+		_ = a.Send(m)
+	}()
 	if _, err := b.Receive(size); err != nil {
 		t.Fatal(err)
 	}
 	runtime.ReadMemStats(&after)
 	if n := after.TotalAlloc - before.TotalAlloc; n > 10*size {
 		t.Errorf("%d octets are allocated for %d", n, size)
+	}
+	if _, err := b.Receive(size); err != nil || len(b.buf) > keepBuffer {
+		t.Errorf("a small message after it: %v; %d octets are kept", err, len(b.buf))
 	}
 }
 
