@@ -127,7 +127,8 @@ func loadOne(address, from, to string, mark int) (unsure bool, err error) {
 }
 
 // marks prints for each file in a directory "message MARK ok", or what is wrong
-// with it in the place of ok; for a notification about a message "notice MARK ok".
+// with it in the place of ok; for a notification about a message "notice MARK ok",
+// and for what has no mark "other 0 ok".
 func marks(dir string) error {
 	files, err := os.ReadDir(dir)
 	if err != nil {
@@ -143,7 +144,10 @@ func marks(dir string) error {
 		if bytes.HasPrefix(b, []byte("Return-Path: <>\n")) {
 			kind = "notice"
 		}
-		mark, _ := strconv.Atoi(field(b, markField))
+		mark, err := strconv.Atoi(field(b, markField))
+		if err != nil {
+			kind = "other"
+		}
 		state := "ok"
 		_, body, _ := bytes.Cut(b, []byte("\n\n"))
 		if kind == "message" && field(b, sumField) != fmt.Sprintf("%x", sha256.Sum256(body)) {

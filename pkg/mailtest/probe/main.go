@@ -8,6 +8,9 @@
 //	probe marks DIR                      which of them have arrived in DIR
 //	probe sink ADDRESS DIR               an SMTP server that keeps them
 //	probe big ADDRESS FROM TO OCTETS     one message of that size
+//	probe garble N SOCKET...             what no client would send, to servers of ours; see garble.go
+//	probe silent N SOCKET...             N connections each that say nothing until standard input ends
+//	probe impostor SOCKET                a server that misbehaves
 //	probe hold ADDRESS N                 N sessions that stay open until standard input ends
 //	probe talk ADDRESS                   the dialogue of a script on standard input; see talk.go
 //	probe try PATH...                    what this process may not do; see try.go
@@ -56,6 +59,12 @@ func run(args []string) error {
 		return hold(args[0], number(args[1]))
 	case "talk":
 		return talk(args[0], os.Stdin)
+	case "garble":
+		return garble(number(args[0]), args[1:])
+	case "silent":
+		return silent(number(args[0]), args[1:])
+	case "impostor":
+		return impostor(args[0])
 	case "try":
 		return try(args)
 	default:

@@ -127,7 +127,9 @@ func (l *load) drain() {
 		return l.Script(files+" -not -path '*/incoming/*'") == ""
 	})
 	left := l.Script(files)
-	l.t.Logf("%d files of a cleanup that was killed", strings.Count(left, "\n"))
+	if n := strings.Count(left, "\n"); n > 0 {
+		l.t.Logf("%d files of a cleanup that was killed", n)
+	}
 	// They are removed when nobody can be writing them any more.
 	l.Script("find /var/spool/posthouse/incoming -type f -exec touch -d '5 hours ago' {} +; printf x >/run/posthouse/public/qmgr")
 	emptyQueue(l.Machine, time.Minute)
@@ -146,6 +148,9 @@ func (l *load) check(kills int) {
 	for _, dir := range []string{alice, sunk} {
 		for line := range strings.Lines(l.Run(probePath, "marks", dir)) {
 			f := strings.Fields(line)
+			if f[0] == "other" {
+				continue // a client that talks nonsense can by chance have said all that it takes
+			}
 			mark, err := strconv.Atoi(f[1])
 			if err != nil || f[2] != "ok" || mark >= l.next {
 				l.t.Errorf("in %s: %s", dir, line)
