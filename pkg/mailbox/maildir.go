@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -85,25 +86,12 @@ func statusOf(err error) dsn.Status {
 }
 
 func (m *Maildir) deliver(path []string, head string, content io.Reader) (err error) {
-	dir, err := m.openPath(path)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	tmp, err := openSub(dir, "tmp")
+	tmp, fresh, err := m.open(path)
 	if err != nil {
 		return err
 	}
 	defer tmp.Close()
-	fresh, err := openSub(dir, "new")
-	if err != nil {
-		return err
-	}
 	defer fresh.Close()
-	// IMAP servers expect it; delivery does not use it.
-	if cur, err := openSub(dir, "cur"); err == nil {
-		cur.Close()
-	}
 	now := time.Now()
 	temp := fmt.Sprintf("%d.P%dQ%d.%s", now.Unix(), os.Getpid(), m.seq.Add(1), m.host)
 	fd, err := unix.Openat(int(tmp.Fd()), temp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
@@ -146,25 +134,69 @@ func finalName(f *os.File, now time.Time, host string) (string, error) {
 	return fmt.Sprintf("%d.V%xI%xM%06d.%s", now.Unix(), st.Dev, st.Ino, now.Nanosecond()/1000, host), nil
 }
 
-func (m *Maildir) openPath(path []string) (*os.File, error) {
-	dir, err := unix.Openat(int(m.base.Fd()), ".", dirFlags, 0)
-	if err != nil {
-		return nil, fmt.Errorf("mail store: %w", err)
-	}
-	at := os.NewFile(uintptr(dir), ".")
+// open opens tmp/ and new/ of the Maildir at path, and makes what is missing.
+func (m *Maildir) open(path []string) (tmp, fresh *os.File, err error) {
 	for _, name := range path {
 		if err := CheckComponent(name); err != nil {
-			at.Close()
-			return nil, &dsn.Error{Status: dsn.MustParse("5.1.3"), Text: err.Error()}
+			return nil, nil, &dsn.Error{Status: dsn.MustParse("5.1.3"), Text: err.Error()}
 		}
+	}
+	at := strings.Join(path, "/")
+	if tmp, err = m.beneath(at + "/tmp"); err == nil {
+		if fresh, err = m.beneath(at + "/new"); err == nil {
+			return tmp, fresh, nil
+		}
+		tmp.Close()
+	}
+	if !errors.Is(err, unix.ENOENT) {
+		return nil, nil, err
+	}
+	return m.make(path)
+}
+
+// beneath opens a directory of the mail store. Nothing on the way there is a link.
+func (m *Maildir) beneath(path string) (*os.File, error) {
+	how := unix.OpenHow{Flags: dirFlags, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS}
+	for {
+		fd, err := unix.Openat2(int(m.base.Fd()), path, &how)
+		switch {
+		case err == nil:
+			return os.NewFile(uintptr(fd), path), nil
+		case errors.Is(err, unix.EINTR):
+			continue
+		}
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+}
+
+// make makes a Maildir, and the directories above it, as far as they are missing.
+func (m *Maildir) make(path []string) (tmp, fresh *os.File, err error) {
+	fd, err := unix.Openat(int(m.base.Fd()), ".", dirFlags, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("mail store: %w", err)
+	}
+	at := os.NewFile(uintptr(fd), ".")
+	for _, name := range path {
 		next, err := openSub(at, name)
 		at.Close()
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		at = next
 	}
-	return at, nil
+	defer at.Close()
+	// IMAP servers expect it; delivery does not use it.
+	if cur, err := openSub(at, "cur"); err == nil {
+		cur.Close()
+	}
+	if tmp, err = openSub(at, "tmp"); err != nil {
+		return nil, nil, err
+	}
+	if fresh, err = openSub(at, "new"); err != nil {
+		tmp.Close()
+		return nil, nil, err
+	}
+	return tmp, fresh, nil
 }
 
 const dirFlags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
@@ -192,10 +224,17 @@ func openSub(at *os.File, name string) (*os.File, error) {
 	}
 }
 
+// fillPiece is the size of a buffer, in octets: half of it is read at once, and
+// what becomes of that fits behind what waits to be written.
+const fillPiece = 32 << 10
+
+var buffers = sync.Pool{New: func() any { return new([2][fillPiece]byte) }}
+
 // fill writes head and content with LF for CRLF. A CR or LF alone stays.
 func fill(f io.Writer, head string, content io.Reader) error {
-	in := make([]byte, 32<<10)
-	out := append(make([]byte, 0, 64<<10), head...)
+	b := buffers.Get().(*[2][fillPiece]byte)
+	defer buffers.Put(b)
+	in, out := b[0][:fillPiece/2], append(b[1][:0], head...)
 	pending := false // a CR at the end of the last piece
 	for {
 		n, err := content.Read(in)
@@ -228,7 +267,7 @@ func fill(f io.Writer, head string, content io.Reader) error {
 		if err != nil && !end {
 			return fmt.Errorf("read the message: %w", err)
 		}
-		if end || len(out) >= 32<<10 {
+		if end || len(out) >= fillPiece/2 {
 			if _, err := f.Write(out); err != nil {
 				return fmt.Errorf("write: %w", err)
 			}
