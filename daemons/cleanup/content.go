@@ -22,9 +22,10 @@ const mailName = "Posthouse"
 // rules are what the configuration says of content.
 type rules struct {
 	hostname string
-	size     int64 // octets of content as it comes in
-	header   int   // octets of its header
-	hops     int   // Received fields that it has
+	origin   string // completes addresses
+	size     int64  // octets of content as it comes in
+	header   int    // octets of its header
+	hops     int    // Received fields that it has
 }
 
 // content takes the content of one message in pieces, and writes what belongs
@@ -35,7 +36,8 @@ type rules struct {
 // sender forgot the empty line in between it is put there, or else other programs
 // would take the line for a part of the field before it. A From_ line of an mbox
 // becomes a field, or is dropped in a local submission. Only to a local submission
-// (envelope.FromLocal) fields are added that it should have.
+// (envelope.FromLocal) fields are added that it should have, and the domain to
+// addresses in its header that have none.
 //
 // It holds no more than one field in memory. A header over the limit is
 // refused; Postfix throws away what is too much of a field, which is to change
@@ -220,8 +222,22 @@ func (c *content) field(f header.Field) error {
 	if err := c.note(name, f); err != nil || dropField(name) {
 		return err
 	}
-	_, err := c.out.Write(f.Raw)
+	raw := f.Raw
+	if c.e.Trace.Origin == envelope.FromLocal && hasAddresses(name) {
+		raw = f.Complete(c.origin)
+	}
+	_, err := c.out.Write(raw)
 	return err
+}
+
+// hasAddresses reports whether a field, its name in lower case, has addresses
+// that users of this system may write without a domain: cron's "From: root".
+func hasAddresses(name string) bool {
+	switch strings.TrimPrefix(name, "resent-") {
+	case "from", "sender", "reply-to", "to", "cc":
+		return true
+	}
+	return false
 }
 
 // note remembers what matters later.

@@ -17,7 +17,7 @@ import (
 	"posthouse/pkg/queueid"
 )
 
-var testRules = rules{hostname: "mx.example.org", size: 1 << 20, header: 100 << 10, hops: 50}
+var testRules = rules{hostname: "mx.example.org", origin: "example.org", size: 1 << 20, header: 100 << 10, hops: 50}
 
 var testID = queueid.New(arrivalTime, 1)
 
@@ -37,7 +37,7 @@ func run(r rules, e *envelope.Envelope, in string, step int) (string, *content, 
 }
 
 func TestContent(t *testing.T) {
-	const complete = "Message-ID: <1@x>\r\nDate: d\r\nFrom: f\r\n"
+	const complete = "Message-ID: <1@x>\r\nDate: d\r\nFrom: f@x\r\n"
 	added := fmt.Sprintf("Message-Id: <%s@mx.example.org>\r\nDate: %s\r\nFrom: s@example.com\r\n", testID, mailDate(arrivalTime))
 	tests := []struct {
 		name, in       string
@@ -49,13 +49,13 @@ func TestContent(t *testing.T) {
 		{name: "header only", in: "A: b\r\n", network: "A: b\r\n", local: "A: b\r\n" + added},
 		{name: "missing fields", in: "A: b\r\n\r\nbody\r\n", network: "A: b\r\n\r\nbody\r\n", local: "A: b\r\n" + added + "\r\nbody\r\n"},
 		{
-			name: "sent again", in: complete + "Resent-To: a\r\n\r\nx\r\n", network: complete + "Resent-To: a\r\n\r\nx\r\n",
-			local: complete + "Resent-To: a\r\nResent-" + strings.ReplaceAll(strings.TrimSuffix(added, "\r\n"), "\r\n", "\r\nResent-") + "\r\n\r\nx\r\n",
+			name: "sent again", in: complete + "Resent-To: a@x\r\n\r\nx\r\n", network: complete + "Resent-To: a@x\r\n\r\nx\r\n",
+			local: complete + "Resent-To: a@x\r\nResent-" + strings.ReplaceAll(strings.TrimSuffix(added, "\r\n"), "\r\n", "\r\nResent-") + "\r\n\r\nx\r\n",
 		},
 		{
 			name:    "fields that are dropped",
-			in:      complete + "Bcc: a,\r\n b\r\nRESENT-bcc: c\r\ncontent-length : 5\r\nReturn-Path: <x>\r\nBcc2: d\r\nResent-From: r\r\nResent-Date: d\r\nResent-Message-Id: i\r\n\r\nBcc: body\r\n",
-			network: complete + "Bcc2: d\r\nResent-From: r\r\nResent-Date: d\r\nResent-Message-Id: i\r\n\r\nBcc: body\r\n",
+			in:      complete + "Bcc: a,\r\n b\r\nRESENT-bcc: c\r\ncontent-length : 5\r\nReturn-Path: <x>\r\nBcc2: d\r\nResent-From: r@x\r\nResent-Date: d\r\nResent-Message-Id: i\r\n\r\nBcc: body\r\n",
+			network: complete + "Bcc2: d\r\nResent-From: r@x\r\nResent-Date: d\r\nResent-Message-Id: i\r\n\r\nBcc: body\r\n",
 		},
 		{name: "body begins with white space", in: " x\r\n", network: "\r\n x\r\n", local: added + "\r\n x\r\n"},
 		{name: "no header", in: "\r\nx\r\n", network: "\r\nx\r\n", local: added + "\r\nx\r\n"},
@@ -68,8 +68,14 @@ func TestContent(t *testing.T) {
 		},
 		{name: "only an mbox line", in: "From a", network: "X-Mailbox-Line: From a\r\n", local: added},
 		{name: "nearly an mbox line", in: "Fro", network: "\r\nFro\r\n", local: added + "\r\nFro\r\n"},
-		{name: "From field", in: "From: f\r\nDate: d\r\nMessage-Id: i\r\n", network: "From: f\r\nDate: d\r\nMessage-Id: i\r\n"},
+		{name: "From field", in: "From: f@x\r\nDate: d\r\nMessage-Id: i\r\n", network: "From: f@x\r\nDate: d\r\nMessage-Id: i\r\n"},
 
+		{
+			name:    "addresses without a domain",
+			in:      "Message-ID: <1@x>\r\nDate: d\r\nFrom: root (Cron Daemon)\r\nTo: a,\r\n B <b>, c@d\r\nSubject: to me\r\nCc: <not\r\nResent-To: x\r\nResent-From: y\r\nResent-Date: d\r\nResent-Message-Id: i\r\n\r\nFrom: me\r\n",
+			network: "Message-ID: <1@x>\r\nDate: d\r\nFrom: root (Cron Daemon)\r\nTo: a,\r\n B <b>, c@d\r\nSubject: to me\r\nCc: <not\r\nResent-To: x\r\nResent-From: y\r\nResent-Date: d\r\nResent-Message-Id: i\r\n\r\nFrom: me\r\n",
+			local:   "Message-ID: <1@x>\r\nDate: d\r\nFrom: root@example.org (Cron Daemon)\r\nTo: a@example.org,\r\n B <b@example.org>, c@d\r\nSubject: to me\r\nCc: <not\r\nResent-To: x@example.org\r\nResent-From: y@example.org\r\nResent-Date: d\r\nResent-Message-Id: i\r\n\r\nFrom: me\r\n",
+		},
 		{name: "last line without end", in: complete + "\r\nx", network: complete + "\r\nx\r\n"},
 		{name: "lone LF", in: complete + "\r\na\nb\n\nc\r\n", network: complete + "\r\na\r\nb\r\n\r\nc\r\n"},
 		{name: "lone LF in the header", in: strings.ReplaceAll(complete, "\r\n", "\n") + "\nx\n", network: complete + "\r\nx\r\n"},

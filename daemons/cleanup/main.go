@@ -11,8 +11,8 @@
 // # Security
 //
 // Runs as _ph-cleanup. Of the queue it sees incoming/ only; it has no network
-// and starts no program. Of the content it parses the names of header fields,
-// and neither addresses nor MIME. File names are queue IDs that it makes itself.
+// and starts no program. Of the content it parses the names of header fields, in
+// local submissions also their addresses, and no MIME. File names are queue IDs that it makes itself.
 //
 // # Reliability
 //
@@ -31,7 +31,7 @@
 // # Files
 //
 // /var/spool/posthouse/incoming/; /etc/posthouse/posthouse.yaml: hostname,
-// limits, queue.sync.
+// origin, limits, queue.sync.
 package main
 
 import (

@@ -182,7 +182,7 @@ func (t *transaction) open() error {
 	t.e = a.e
 	t.w = queue.NewWriter(t.file, t.e)
 	r := rules{
-		hostname: t.cfg.Hostname, size: int64(t.cfg.Limits.MessageSize),
+		hostname: t.cfg.Hostname, origin: t.cfg.Origin, size: int64(t.cfg.Limits.MessageSize),
 		header: int(t.cfg.Limits.HeaderSize), hops: t.cfg.Limits.Hops,
 	}
 	t.content = newContent(r, t.e, t.id, t.w)

@@ -1,6 +1,7 @@
 package header
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -42,6 +43,30 @@ func ParseAddressList(s string) ([]addr.Mailbox, error) {
 	return p.list, nil
 }
 
+// Complete returns the field with @domain behind each of its addresses that has
+// no domain, and otherwise as it came. A field that does not hold addresses which
+// can be read in one way only stays as it is.
+func (f Field) Complete(domain string) []byte {
+	colon := bytes.IndexByte(f.Raw, ':') + 1
+	p := &addressParser{in: string(f.Raw[colon:])}
+	for !p.end() {
+		if _, err := p.element(); err != nil {
+			return f.Raw
+		}
+	}
+	if len(p.bare) == 0 {
+		return f.Raw
+	}
+	out := bytes.Clone(f.Raw[:colon])
+	from := 0
+	for _, at := range p.bare {
+		out = append(out, p.in[from:at]...)
+		out = append(out, "@"+domain...)
+		from = at
+	}
+	return append(out, p.in[from:]...)
+}
+
 type tokenKind uint8
 
 const (
@@ -55,6 +80,7 @@ const (
 type token struct {
 	kind tokenKind
 	text string
+	end  int // where it ends
 }
 
 func (t token) is(special string) bool { return t.kind == tokenSpecial && t.text == special }
@@ -67,6 +93,7 @@ type addressParser struct {
 	start int // of the current element, for messages
 	group bool
 	list  []addr.Mailbox
+	bare  []int // where addresses without a domain end
 }
 
 func (p *addressParser) end() bool { return p.at >= len(p.in) }
@@ -98,7 +125,7 @@ func (p *addressParser) element() (addr.Mailbox, error) {
 			if angle != nil {
 				return *angle, nil
 			}
-			return mailbox(words)
+			return p.mailbox(words)
 		case t.is("<"), t.is(">"), t.is(":"), angle != nil:
 			return addr.Mailbox{}, fmt.Errorf("unexpected %q", t.text)
 		default:
@@ -121,7 +148,7 @@ func (p *addressParser) angle() (addr.Mailbox, error) {
 		case t.is(">") && route:
 			return addr.Mailbox{}, errors.New("source route without end")
 		case t.is(">"):
-			return mailbox(words)
+			return p.mailbox(words)
 		case t.is("@") && len(words) == 0:
 			route = true
 		case route && t.is(":"):
@@ -135,7 +162,7 @@ func (p *addressParser) angle() (addr.Mailbox, error) {
 }
 
 // mailbox makes an address of its words; none give the null address.
-func mailbox(words []token) (addr.Mailbox, error) {
+func (p *addressParser) mailbox(words []token) (addr.Mailbox, error) {
 	if len(words) == 0 {
 		return addr.Mailbox{}, nil
 	}
@@ -164,11 +191,21 @@ func mailbox(words []token) (addr.Mailbox, error) {
 	if parts > 2 || parts == 2 && domain.Len() == 0 {
 		return addr.Mailbox{}, errors.New("malformed address")
 	}
-	return addr.New(local.String(), domain.String())
+	m, err := addr.New(local.String(), domain.String())
+	if err == nil && parts == 1 {
+		p.bare = append(p.bare, words[len(words)-1].end)
+	}
+	return m, err
 }
 
 // next returns the next token. White space and comments are skipped.
 func (p *addressParser) next() (token, error) {
+	t, err := p.scan()
+	t.end = p.at
+	return t, err
+}
+
+func (p *addressParser) scan() (token, error) {
 	for !p.end() {
 		c := p.in[p.at]
 		switch {
@@ -180,17 +217,17 @@ func (p *addressParser) next() (token, error) {
 			}
 		case c == '"':
 			text, err := p.quoted()
-			return token{tokenQuoted, text}, err
+			return token{kind: tokenQuoted, text: text}, err
 		case c == '[':
 			n := strings.IndexByte(p.in[p.at:], ']') + 1
 			if n == 0 {
 				return token{}, errors.New("address literal without end")
 			}
 			p.at += n
-			return token{tokenLiteral, p.in[p.at-n : p.at]}, nil
+			return token{kind: tokenLiteral, text: p.in[p.at-n : p.at]}, nil
 		case strings.IndexByte("<>:;,@.", c) >= 0:
 			p.at++
-			return token{tokenSpecial, p.in[p.at-1 : p.at]}, nil
+			return token{kind: tokenSpecial, text: p.in[p.at-1 : p.at]}, nil
 		case !isAtom(c):
 			return token{}, fmt.Errorf("unexpected %q", c)
 		default:
@@ -198,7 +235,7 @@ func (p *addressParser) next() (token, error) {
 			for !p.end() && isAtom(p.in[p.at]) {
 				p.at++
 			}
-			return token{tokenAtom, p.in[start:p.at]}, nil
+			return token{kind: tokenAtom, text: p.in[start:p.at]}, nil
 		}
 	}
 	return token{}, nil

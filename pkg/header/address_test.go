@@ -133,3 +133,30 @@ func FuzzParseAddressList(f *testing.F) {
 		}
 	})
 }
+
+func TestComplete(t *testing.T) {
+	for in, want := range map[string]string{
+		"To: a\r\n":                         "To: a@x.example\r\n",
+		"To: a@b\r\n":                       "To: a@b\r\n",
+		"To : a , b@c,d (e@f)\r\n\t, g\r\n": "To : a@x.example , b@c,d@x.example (e@f)\r\n\t, g@x.example\r\n",
+		"From: Full Name <a>\r\n":           "From: Full Name <a@x.example>\r\n",
+		"From: \"q@r\" <\"s t\">\r\n":       "From: \"q@r\" <\"s t\"@x.example>\r\n",
+		"From: a . b\r\n":                   "From: a . b@x.example\r\n",
+		"To: friends: a, b@c;, d\r\n":       "To: friends: a@x.example, b@c;, d@x.example\r\n",
+		"To: nobody:;\r\n":                  "To: nobody:;\r\n",
+		"To: <>\r\n":                        "To: <>\r\n",
+		"To: <@r:a>\r\n":                    "To: <@r:a@x.example>\r\n",
+		"To: a b\r\n":                       "To: a b\r\n",
+		"To: a, <b\r\n":                     "To: a, <b\r\n",
+		"To:\r\n":                           "To:\r\n",
+	} {
+		var got string
+		s := NewSplitter(1000)
+		if _, err := s.Feed([]byte(in+"\r\n"), func(f Field) error { got = string(f.Complete("x.example")); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+}

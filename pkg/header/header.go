@@ -1,6 +1,6 @@
 // Package header reads the header of a message (RFC 5322, section 2.2) as it
 // streams by: which fields there are, octet for octet, and where the body
-// begins. It changes nothing and never holds more than one field.
+// begins. It never holds more than one field.
 //
 // What counts as a field is what other mail systems take for one, not only what
 // the RFC allows: white space before the colon is let through. The header ends
