@@ -34,6 +34,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -100,6 +101,8 @@ func statusOf(err error) int {
 		return cli.DataErr
 	case errors.As(err, &verdict) && verdict.Status.Class() == dsn.Permanent:
 		return cli.Unavailable
+	case errors.Is(err, fs.ErrPermission):
+		return cli.NoPerm
 	}
 	return cli.TempFail
 }
@@ -122,6 +125,7 @@ func (s *submission) run(ctx context.Context, stdin io.Reader) error {
 	for _, m := range h.recipients {
 		e.Recipients = append(e.Recipients, s.recipient(m))
 	}
+	e.SMTPUTF8 = needsUTF8(e)
 	if len(e.Recipients) == 0 {
 		return usageError{errors.New("no recipient addresses found")}
 	}
@@ -148,7 +152,11 @@ func explain(err error) error {
 func (s *submission) copy(t io.Writer, in *input, h *head, sender addr.Mailbox) error {
 	if !h.hasFrom {
 		// The mail system completes the rest, but does not know the name.
-		if _, err := io.WriteString(t, fromField(s.fullName(), sender)); err != nil {
+		from := fromField(s.fullName(), sender)
+		if from != "" && len(h.raw) > 0 && (h.raw[0] == ' ' || h.raw[0] == '\t') {
+			from += "\r\n" // or the first line of the body would continue the field
+		}
+		if _, err := io.WriteString(t, from); err != nil {
 			return err
 		}
 	}
@@ -183,12 +191,16 @@ func (s *submission) envelope() (*envelope.Envelope, error) {
 		}
 		for _, m := range list {
 			e.Recipients = append(e.Recipients, s.recipient(m))
-			e.SMTPUTF8 = e.SMTPUTF8 || !m.IsASCII()
 		}
 	}
 	var err error
 	e.Sender, err = s.senderAddress()
 	return e, err
+}
+
+// needsUTF8 reports whether an address can travel with SMTPUTF8 only (RFC 6531).
+func needsUTF8(e *envelope.Envelope) bool {
+	return !e.Sender.IsASCII() || slices.ContainsFunc(e.Recipients, func(r envelope.Recipient) bool { return !r.Address.IsASCII() })
 }
 
 // senderAddress is the address that -f gives, or the caller's login name.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"mime"
 	"strings"
 
 	"posthouse/pkg/addr"
@@ -132,20 +133,21 @@ func readHead(in *input, extract bool) (*head, error) {
 	return h, nil
 }
 
-// fromField is the From field for a message that has none. A sender without a
-// domain is left to cleanup, for what completes it is not known here.
+// fromField is the From field for a message that has none, where there is a name
+// to go with the sender; otherwise cleanup adds the field. cleanup also completes
+// a sender without a domain.
 func fromField(name string, sender addr.Mailbox) string {
-	if sender.Domain() == "" {
-		return ""
-	}
 	clean := strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f {
 			return -1
 		}
 		return r
 	}, name)
-	if clean == "" {
-		return "From: " + sender.String() + "\r\n"
+	if clean == "" || sender.IsNull() {
+		return ""
+	}
+	if encoded := mime.QEncoding.Encode("utf-8", clean); encoded != clean {
+		return "From: " + encoded + " " + sender.Path() + "\r\n" // RFC 2047
 	}
 	quoted := `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(clean) + `"`
 	return "From: " + quoted + " " + sender.Path() + "\r\n"

@@ -36,7 +36,7 @@ type options struct {
 
 // Options that take a value, behind them or as the next argument; all others
 // are single letters, which may be joined.
-const withValue = "ABCFNORVXfhLmopqrd"
+const withValue = "ABCFNORVXefhLmopqrd"
 
 // optional are those of withValue whose value is never the next argument.
 const optional = "omqd"
@@ -105,7 +105,7 @@ func (o *options) letter(c byte) error {
 		o.mode = aliasMode
 	case 'v':
 		o.verbose = true
-	case 'G', 'n', 's', 'U', 'e':
+	case 'G', 'n', 's', 'U':
 		// Nothing here depends on them.
 	default:
 		return fmt.Errorf("unknown option -%c", c)
@@ -147,7 +147,7 @@ func (o *options) value(c byte, value string) (err error) {
 		}
 	case 'C', 'D', 'X', 'd':
 		return fmt.Errorf("option -%c is not supported: it would read or write files, or change the program", c)
-	case 'A', 'h', 'L', 'm', 'O', 'p':
+	case 'A', 'e', 'h', 'L', 'm', 'O', 'p':
 		// Accepted for the sake of callers, without effect.
 	}
 	return err

@@ -3,13 +3,24 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
+	"io/fs"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"posthouse/pkg/addr"
+	"posthouse/pkg/cli"
+	"posthouse/pkg/dsn"
+	"posthouse/pkg/envelope"
+	"posthouse/pkg/ipc"
+	"posthouse/pkg/ipc/ipctest"
+	"posthouse/pkg/protocol/cleanup"
+	"posthouse/pkg/queueid"
 )
 
 func TestOptions(t *testing.T) {
@@ -31,6 +42,7 @@ func TestOptions(t *testing.T) {
 		{"-Fname -N failure,delay -R hdrs -V id -B 8bitmime x", func(o *options) bool {
 			return o.name == "name" && o.notify.String() == "FAILURE,DELAY" && o.ret.String() == "HDRS" && o.envID == "id"
 		}},
+		{"-em -eq -e p x", func(o *options) bool { return o.mode == submitMode && reflect.DeepEqual(o.recipients, []string{"x"}) }},
 		{"-h 3 -L tag -O opt -A c -G -n -U -v x", func(o *options) bool { return reflect.DeepEqual(o.recipients, []string{"x"}) }},
 	}
 	for _, tt := range tests {
@@ -130,18 +142,142 @@ func TestReadHead(t *testing.T) {
 }
 
 func TestFromField(t *testing.T) {
-	m, err := addr.Parse("me@example.org")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, want := range map[string]string{
-		"":                  "From: me@example.org\r\n",
-		"A B":               "From: \"A B\" <me@example.org>\r\n",
-		"x\r\nBcc: evil@x":  "From: \"xBcc: evil@x\" <me@example.org>\r\n",
-		`quote " and \ esc`: "From: \"quote \\\" and \\\\ esc\" <me@example.org>\r\n",
+	for _, tt := range []struct{ name, sender, want string }{
+		{"", "me@example.org", ""},
+		{"A B", "me@example.org", "From: \"A B\" <me@example.org>\r\n"},
+		{"A B", "root", "From: \"A B\" <root>\r\n"},
+		{"A B", "", ""},
+		{"J\u00fcrgen", "me@example.org", "From: =?utf-8?q?J=C3=BCrgen?= <me@example.org>\r\n"},
+		{"bad \xff", "root", "From: =?utf-8?q?bad_=EF=BF=BD?= <root>\r\n"},
+		{"x\r\nBcc: evil@x", "me@example.org", "From: \"xBcc: evil@x\" <me@example.org>\r\n"},
+		{`quote " and \ esc`, "me@example.org", "From: \"quote \\\" and \\\\ esc\" <me@example.org>\r\n"},
 	} {
-		if got := fromField(name, m); got != want {
-			t.Errorf("%q: %q", name, got)
+		var m addr.Mailbox
+		if tt.sender != "" {
+			var err error
+			if m, err = addr.Parse(tt.sender); err != nil {
+				t.Fatal(err)
+			}
 		}
+		if got := fromField(tt.name, m); got != tt.want {
+			t.Errorf("%q %q: %q", tt.name, tt.sender, got)
+		}
+	}
+}
+
+// taken is what a submission service got.
+type taken struct {
+	e       *envelope.Envelope
+	content string
+}
+
+// pickup is a submission service in its place, with one verdict on every message.
+func pickup(t *testing.T, verdict *dsn.Error) (path string, took <-chan taken) {
+	t.Helper()
+	all := make(chan taken, 10)
+	path = ipctest.Serve(t, cleanup.Protocol, func(c *ipc.Conn, b []byte) error {
+		r, err := cleanup.DecodeRequest(b)
+		if err != nil {
+			return err
+		}
+		answer := func(r cleanup.Reply) error {
+			m := ipc.NewMessage()
+			r.Encode(m)
+			return c.Send(m)
+		}
+		id := queueid.New(time.Now(), 1)
+		got := taken{e: r.Envelope}
+		if err := answer(cleanup.Reply{ID: id}); err != nil {
+			return err
+		}
+		for r.Kind != cleanup.KindEnd {
+			b, err := c.Receive(ipc.MaxChunk)
+			if err != nil {
+				return err
+			}
+			if r, err = cleanup.DecodeRequest(b); err != nil {
+				return err
+			}
+			got.content += string(r.Data)
+		}
+		all <- got
+		return answer(cleanup.Reply{ID: id, Err: verdict})
+	})
+	return path, all
+}
+
+func submit(t *testing.T, path, in string, args ...string) int {
+	t.Helper()
+	o, err := parseOptions("sendmail", args)
+	if err != nil {
+		return cli.Usage
+	}
+	s := submission{options: o, client: cleanup.NewClient(path)}
+	if err := s.run(t.Context(), strings.NewReader(in)); err != nil {
+		t.Log(err)
+		return statusOf(err)
+	}
+	return cli.OK
+}
+
+// TestSubmit: what reaches pickup.
+func TestSubmit(t *testing.T) {
+	t.Setenv("NAME", "")
+	for _, tt := range []struct {
+		args               []string
+		in, envelope, want string
+		utf8               bool
+	}{
+		{args: []string{"-f", "a@b", "-F", "N", "x, Y <y@z>", "w@v"}, in: "S: t\n\nbody\n", envelope: "<a@b> x y@z w@v", want: "From: \"N\" <a@b>\r\nS: t\r\n\r\nbody\r\n"},
+		{args: []string{"-f", "", "x"}, in: "S: t\n", envelope: "<> x", want: "S: t\r\n"},
+		{args: []string{"-f<>", "x"}, in: "S: t\n", envelope: "<> x", want: "S: t\r\n"},
+		{args: []string{"-fa@b", "-FN", "x"}, in: " indented\n", envelope: "<a@b> x", want: "From: \"N\" <a@b>\r\n\r\n indented\r\n"},
+		{args: []string{"-fa@b", "-FN", "-t", "x"}, in: "From: me@x\nTo: \u00fc@y\n\n.\nno\n", envelope: "<a@b> x \u00fc@y", want: "From: me@x\r\nTo: \u00fc@y\r\n\r\n", utf8: true},
+		{args: []string{"-f\u00e9@b", "-FN", "x"}, in: "", envelope: "<\u00e9@b> x", want: "From: \"N\" <\u00e9@b>\r\n", utf8: true},
+	} {
+		path, took := pickup(t, nil)
+		if status := submit(t, path, tt.in, tt.args...); status != cli.OK {
+			t.Errorf("%q: status %d", tt.args, status)
+			continue
+		}
+		m := <-took
+		got := m.e.Sender.Path()
+		for _, r := range m.e.Recipients {
+			got += " " + r.Address.String()
+		}
+		if got != tt.envelope || m.content != tt.want || m.e.SMTPUTF8 != tt.utf8 {
+			t.Errorf("%q: %s, %q, UTF-8 %v", tt.args, got, m.content, m.e.SMTPUTF8)
+		}
+	}
+}
+
+// TestStatus: the exit statuses, which callers act upon.
+func TestStatus(t *testing.T) {
+	ok, _ := pickup(t, nil)
+	no, _ := pickup(t, dsn.Errorf("5.3.4", "message size exceeds the limit"))
+	later, _ := pickup(t, dsn.Errorf("4.3.0", "queue file write error"))
+	for _, tt := range []struct {
+		path, in string
+		args     []string
+		want     int
+	}{
+		{ok, "", []string{"x"}, cli.OK},
+		{ok, "", []string{"-Z"}, cli.Usage},
+		{ok, "", nil, cli.Usage},
+		{ok, "Subject: x\n", []string{"-t"}, cli.Usage},
+		{ok, "", []string{"-f", "a@b -X/some/file", "x"}, cli.Usage},
+		{ok, "", []string{"-f", "a\nRCPT", "x"}, cli.Usage},
+		{ok, "", []string{"<x"}, cli.Usage},
+		{ok, "To: <x\n", []string{"-t"}, cli.DataErr},
+		{no, "", []string{"x"}, cli.Unavailable},
+		{later, "", []string{"x"}, cli.TempFail},
+		{filepath.Join(t.TempDir(), "off"), "", []string{"x"}, cli.TempFail},
+	} {
+		if got := submit(t, tt.path, tt.in, tt.args...); got != tt.want {
+			t.Errorf("%q, %q, %s: status %d, want %d", tt.args, tt.in, filepath.Base(tt.path), got, tt.want)
+		}
+	}
+	if got := statusOf(fmt.Errorf("connect: %w", fs.ErrPermission)); got != cli.NoPerm {
+		t.Errorf("no permission: status %d", got)
 	}
 }
