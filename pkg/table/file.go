@@ -22,18 +22,27 @@ const MaxFile = 64 << 20
 // checkEvery is how often a file is looked at, at most.
 const checkEvery = time.Second
 
+// settle is how long a file must stay as it is, or away, before it takes the
+// place of what was read before: editors and scripts write in steps, and half a
+// table would refuse the mail of those in the other half.
+const settle = 3 * time.Second
+
 // File is the content of a file, parsed, and parsed again when the file has
-// changed. A missing file is an empty one. Where a changed file is broken, the
-// old content stays in force and onError hears of it, once.
+// changed and been quiet for some seconds. A missing file is an empty one, once
+// it has been gone for as long. Where a changed file is broken, the old content
+// stays in force and onError hears of it, once.
 type File[T any] struct {
 	path    string
 	parse   func(path string, b []byte) (T, error)
 	onError func(error)
+	now     func() time.Time
 
 	content atomic.Pointer[content[T]]
 	checked atomic.Int64 // when the file was last looked at, in ns
 	mu      sync.Mutex
-	said    string // the last error that onError has heard of
+	said    string    // the last error that onError has heard of
+	next    stamp     // of a file that has changed
+	since   time.Time // when next was first seen
 }
 
 type content[T any] struct {
@@ -42,28 +51,32 @@ type content[T any] struct {
 	stamp stamp
 }
 
-// stamp tells two states of a file apart.
+// stamp tells two states of a file apart. The zero value is that of no file that
+// was read.
 type stamp struct {
 	missing bool
-	mtime   int64
-	size    int64
+	info    fs.FileInfo // nil where there is no file
 }
 
-// unread is the stamp of no file.
-var unread = stamp{size: -1}
+func (s stamp) same(other stamp) bool {
+	if s.info == nil || other.info == nil {
+		return s.info == nil && other.info == nil && s.missing == other.missing
+	}
+	return os.SameFile(s.info, other.info) && s.info.Size() == other.info.Size() && s.info.ModTime().Equal(other.info.ModTime())
+}
 
 // NewFile returns a File; it reads nothing yet.
 func NewFile[T any](path string, parse func(path string, b []byte) (T, error), onError func(error)) *File[T] {
-	return &File[T]{path: path, parse: parse, onError: onError}
+	return &File[T]{path: path, parse: parse, onError: onError, now: time.Now}
 }
 
 // Get returns the content in force. The error is that nothing is known: the file
 // could not be read, or was broken from the start.
 func (f *File[T]) Get() (T, error) {
-	now := time.Now().UnixNano()
+	now := f.now()
 	last := f.checked.Load()
 	c := f.content.Load()
-	if c == nil || now-last >= int64(checkEvery) && f.checked.CompareAndSwap(last, now) {
+	if c == nil || now.UnixNano()-last >= int64(checkEvery) && f.checked.CompareAndSwap(last, now.UnixNano()) {
 		f.refresh(now)
 		c = f.content.Load()
 	}
@@ -71,14 +84,18 @@ func (f *File[T]) Get() (T, error) {
 }
 
 // refresh reads the file if it has changed.
-func (f *File[T]) refresh(now int64) {
+func (f *File[T]) refresh(now time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.checked.Store(now)
+	f.checked.Store(now.UnixNano())
 	old := f.content.Load()
 	s, err := stampOf(f.path)
-	if err == nil && old != nil && old.stamp == s {
-		return
+	if err == nil && old != nil {
+		// Where nothing is known, something is better.
+		known := old.err == nil && !old.stamp.missing
+		if quiet := f.quiet(s, now); old.stamp.same(s) || known && !quiet {
+			return
+		}
 	}
 	fresh := &content[T]{stamp: s, err: err}
 	if err == nil {
@@ -95,13 +112,22 @@ func (f *File[T]) refresh(now int64) {
 	}
 	// What could not be read may be readable the next time, without a change.
 	if errors.As(fresh.err, new(*fs.PathError)) {
-		s, fresh.stamp = unread, unread
+		s, fresh.stamp = stamp{}, stamp{}
 	}
 	if old != nil && old.err == nil {
 		f.content.Store(&content[T]{value: old.value, stamp: s})
 		return
 	}
 	f.content.Store(fresh)
+}
+
+// quiet reports whether a file with the stamp s has stayed as it is for long
+// enough.
+func (f *File[T]) quiet(s stamp, now time.Time) bool {
+	if !f.next.same(s) {
+		f.next, f.since = s, now
+	}
+	return now.Sub(f.since) >= settle || s.info != nil && now.Sub(s.info.ModTime()) >= settle
 }
 
 func stampOf(path string) (stamp, error) {
@@ -112,7 +138,7 @@ func stampOf(path string) (stamp, error) {
 	case err != nil:
 		return stamp{}, fmt.Errorf("table: %w", err)
 	}
-	return stamp{mtime: info.ModTime().UnixNano(), size: info.Size()}, nil
+	return stamp{info: info}, nil
 }
 
 func (f *File[T]) read(s stamp) (value T, err error) {

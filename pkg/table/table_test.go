@@ -1,6 +1,7 @@
 package table
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -9,14 +10,15 @@ import (
 	"time"
 )
 
-// change gives a file new content that the next Get has to notice.
+// change gives a file new content, of some time ago, that the next Get has to
+// notice.
 func change[T any](t testing.TB, f *File[T], text string) {
 	t.Helper()
 	if err := os.WriteFile(f.path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	later := time.Now().Add(time.Duration(len(text)+1) * time.Second)
-	if err := os.Chtimes(f.path, later, later); err != nil {
+	before := time.Now().Add(-time.Hour - time.Duration(len(text))*time.Second)
+	if err := os.Chtimes(f.path, before, before); err != nil {
 		t.Fatal(err)
 	}
 	f.checked.Store(0)
@@ -52,6 +54,83 @@ func TestText(t *testing.T) {
 	if got := get("z") + get("a"); got != "1none" {
 		t.Errorf("mended file: %q", got)
 	}
+}
+
+// TestEdit: what editors and scripts do on the way to a new table is not seen.
+func TestEdit(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "t")
+	table := NewText(path, func(err error) { t.Error(err) })
+	clock := time.Now()
+	table.file.now = func() time.Time { return clock }
+	// write is a change right now.
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(path, clock, clock); err != nil {
+			t.Fatal(err)
+		}
+	}
+	step := func(after time.Duration, want string) {
+		t.Helper()
+		clock = clock.Add(after)
+		a, _, err := table.Lookup("a")
+		b, _, err2 := table.Lookup("b")
+		if got := a + b; got != want || err != nil || err2 != nil {
+			t.Errorf("%q, want %q: %v, %v", got, want, err, err2)
+		}
+	}
+	step(0, "")
+	write("a 1\nb 2\n") // where nothing was known
+	step(checkEvery, "12")
+	write("")
+	step(checkEvery, "12")
+	write("a 3\n")
+	step(settle-1, "12")
+	write("a 3\nb 4\n")
+	step(settle-1, "12")
+	step(checkEvery, "34")
+
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	step(checkEvery, "34")
+	write("a 5\nb 6\n")
+	step(checkEvery, "34")
+	step(settle, "56")
+	// Nobody asks for long.
+	write("a 7\nb 8\n")
+	step(settle, "78")
+
+	// Another file, with all that shows the same.
+	other := path + "~"
+	if err := os.WriteFile(other, []byte("a 9\nb 0\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Chtimes(other, info.ModTime(), info.ModTime()), os.Rename(other, path)); err != nil {
+		t.Fatal(err)
+	}
+	step(settle, "90")
+	// A clock that was ahead.
+	ahead := clock.Add(time.Hour)
+	write("a 1\nb 1\n")
+	if err := os.Chtimes(path, ahead, ahead); err != nil {
+		t.Fatal(err)
+	}
+	step(checkEvery, "90")
+	step(settle, "11")
+
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	step(checkEvery, "11")
+	step(settle-1, "11")
+	step(checkEvery, "")
 }
 
 func TestBrokenFromTheStart(t *testing.T) {
@@ -93,9 +172,7 @@ func TestNoDescriptors(t *testing.T) {
 	if v, err := look(); v != "1" || err != nil {
 		t.Errorf("with descriptors: %q, %v", v, err)
 	}
-	if err := os.WriteFile(path, []byte("a two\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	change(t, table.file, "a two\n")
 	again = noFiles(t)
 	v, err := look()
 	again()
