@@ -53,15 +53,6 @@ func Take() (*Sockets, error) {
 	return s, nil
 }
 
-// Names returns the names of what was passed.
-func (s *Sockets) Names() []string {
-	var names []string
-	for name := range s.files {
-		names = append(names, name)
-	}
-	return names
-}
-
 // Streams returns the listening stream sockets called name, UNIX or TCP; none
 // where the socket unit is off. The descriptors stay open for a successor.
 func (s *Sockets) Streams(name string) ([]Listener, error) {
@@ -192,10 +183,10 @@ func WatchdogInterval() time.Duration {
 // it the main process of the unit, so that a daemon with long sessions goes
 // away without anybody waiting for it. The successor does not end before this
 // process has: until then systemd would not notice, for it is not its child.
-func (s *Sockets) Successor() error {
+func (s *Sockets) Successor() (*os.Process, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
-		return fmt.Errorf("successor: %w", err)
+		return nil, fmt.Errorf("successor: %w", err)
 	}
 	files := []*os.File{nil, os.Stdout, os.Stderr, r}
 	names := ""
@@ -208,19 +199,19 @@ func (s *Sockets) Successor() error {
 	p, err := os.StartProcess(os.Args[0], os.Args, &os.ProcAttr{Env: append(os.Environ(), envNames+"="+names), Files: files})
 	err = errors.Join(err, r.Close())
 	if err != nil {
-		return errors.Join(fmt.Errorf("successor: %w", err), w.Close())
+		return nil, errors.Join(fmt.Errorf("successor: %w", err), w.Close())
 	}
 	// w stays open, unreferenced by anything but the kernel, until this
 	// process ends; Fd keeps the finalizer from closing it.
 	if _, err := syscall.Dup(int(w.Fd())); err != nil {
-		return fmt.Errorf("successor: %w", err)
+		return nil, fmt.Errorf("successor: %w", err)
 	}
 	// The new main process is as alive as can be: on a busy machine none of a
 	// chain of successors may live long enough to say so before the time is up.
 	if err := Notify("MAINPID=" + strconv.Itoa(p.Pid) + "\n" + Alive); err != nil {
-		return err
+		return nil, err
 	}
-	return p.Release()
+	return p, nil
 }
 
 func (s *Sockets) inherit(names string) error {

@@ -80,7 +80,7 @@ func child(plan []string) error {
 // succeed starts a successor and ends when standard input does.
 func succeed(s *Sockets) error {
 	if s.older == nil {
-		if err := s.Successor(); err != nil {
+		if _, err := s.Successor(); err != nil {
 			return err
 		}
 		_, err := io.Copy(io.Discard, os.Stdin)

@@ -18,7 +18,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/signal"
 	"runtime/debug"
 	"sync"
 	"syscall"
@@ -65,6 +64,9 @@ type Daemon struct {
 	handOff bool
 	onEnd   []func()
 
+	signals   signals
+	successor *os.Process // while this process drains
+
 	ctx    context.Context
 	cancel context.CancelFunc
 
@@ -78,10 +80,11 @@ type Daemon struct {
 	clients int
 	used    int
 	holds   int
+	follows bool // there is a predecessor
 	lastEnd time.Time
-	idle    map[*ipc.Conn]pause // connections that wait for a request
-	wakers  []func()            // make accept loops and FIFO readers look at ending
-	end     chan error          // why to end: nil for max_use
+	idle    map[net.Conn]pause // connections that wait for a request, or have waited for it in vain
+	wakers  []func()           // make accept loops and FIFO readers look at ending
+	end     chan error         // why to end: nil for max_use; the first counts
 
 	loops    sync.WaitGroup
 	handlers sync.WaitGroup
@@ -112,6 +115,8 @@ func status(dir, name string, setup func(*Daemon) error) int {
 }
 
 func start(dir, name string, log *maillog.Logger) (*Daemon, error) {
+	var s signals
+	s.catchHup()
 	sockets, err := activation.Take()
 	if err != nil {
 		return nil, err
@@ -121,8 +126,8 @@ func start(dir, name string, log *maillog.Logger) (*Daemon, error) {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
 	d := &Daemon{
-		Name: name, Log: log, watcher: watcher, sockets: sockets, limits: watcher.Current().Daemon(name),
-		lastEnd: time.Now(), idle: make(map[*ipc.Conn]pause), end: make(chan error, 16),
+		Name: name, Log: log, watcher: watcher, sockets: sockets, limits: watcher.Current().Daemon(name), signals: s,
+		lastEnd: time.Now(), idle: make(map[net.Conn]pause), end: make(chan error, 1),
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.stopping, d.stop = context.WithCancel(d.ctx)
@@ -138,15 +143,13 @@ func (d *Daemon) run(setup func(*Daemon) error) error {
 	if err := d.sockets.Check(); err != nil {
 		return err
 	}
-	// From here on there may be clients, and a signal must not cut them off.
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	d.signals.catchTerm()
 	if err := activation.Notify(activation.Ready); err != nil {
 		d.Log.Warn(nil, "%v", err)
 	}
 	// What start-up needed is of no more use.
 	debug.FreeOSMemory()
-	return d.supervise(signals)
+	return d.supervise()
 }
 
 // Config returns the configuration that is in force now.
@@ -190,9 +193,6 @@ func (d *Daemon) Ending() bool {
 	return d.ending
 }
 
-// Names returns the names of the sockets that were passed.
-func (d *Daemon) Names() []string { return d.sockets.Names() }
-
 func (d *Daemon) begin() {
 	d.mu.Lock()
 	d.busy++
@@ -211,10 +211,23 @@ func (d *Daemon) done() {
 func (d *Daemon) count() {
 	d.mu.Lock()
 	d.used++
-	last := d.limits.MaxUse > 0 && d.used == d.limits.MaxUse
+	d.endIfUsedUp()
 	d.mu.Unlock()
-	if last {
-		d.end <- nil
+}
+
+// endIfUsedUp makes the daemon end at max_use. While there is a predecessor,
+// it waits for that: it cannot go before it, and with a third process, a fourth
+// and so on a client that stays for long would fill the memory. d.mu is held.
+func (d *Daemon) endIfUsedUp() {
+	if d.limits.MaxUse > 0 && d.used >= d.limits.MaxUse && !d.follows {
+		d.endFor(nil)
+	}
+}
+
+func (d *Daemon) endFor(reason error) {
+	select {
+	case d.end <- reason:
+	default:
 	}
 }
 
@@ -253,15 +266,15 @@ func (d *Daemon) IPC(name string, p ipc.Protocol, handle func(ctx context.Contex
 		if err := ipc.Greet(c, p); err != nil {
 			return // the client is gone
 		}
-		for kept := false; d.await(c, kept); kept = true {
+		for kept := false; d.await(nc, kept); kept = true {
 			msg, file, err := c.ReceiveFile(p.MaxRequest)
-			d.resume(c, err == nil)
 			if err != nil {
 				if !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, errGone) && !isEnd(err) {
 					d.Log.Warn(nil, "%s: %v", p.Name, err)
 				}
 				return
 			}
+			d.resume(nc)
 			d.count()
 			_ = c.SetDeadline(time.Time{})
 			err = handle(d.ctx, c, msg, file)
@@ -285,27 +298,24 @@ func isEnd(err error) bool {
 
 // await marks c as waiting for a request, kept if it is not the first. It
 // reports false when the daemon is about to end.
-func (d *Daemon) await(c *ipc.Conn, kept bool) bool {
+func (d *Daemon) await(c net.Conn, kept bool) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	p := pause{time.Now(), kept}
+	d.idle[c] = p
 	if d.ending {
 		_ = c.SetReadDeadline(p.end())
 		return !kept
 	}
-	d.idle[c] = p
 	d.room.Broadcast()
 	return true
 }
 
-// resume marks c as no longer waiting; with a request it is busy at once, so
-// that there is no moment at which the daemon looks idle.
-func (d *Daemon) resume(c *ipc.Conn, request bool) {
+// resume marks c as busy; there is no moment at which the daemon looks idle.
+func (d *Daemon) resume(c net.Conn) {
 	d.mu.Lock()
 	delete(d.idle, c)
-	if request {
-		d.busy++
-	}
+	d.busy++
 	d.mu.Unlock()
 }
 
@@ -325,7 +335,7 @@ func (d *Daemon) FIFO(name string, look func()) error {
 					continue
 				}
 				if err != nil {
-					d.end <- fmt.Errorf("FIFO %s: %w", name, err)
+					d.endFor(fmt.Errorf("FIFO %s: %w", name, err))
 					return
 				}
 				d.begin()
@@ -363,6 +373,7 @@ func (d *Daemon) accept(ln activation.Listener, handle func(net.Conn)) {
 					_ = c.Close() // the handler has said all that there is to say
 					d.mu.Lock()
 					d.clients--
+					delete(d.idle, c)
 					d.room.Broadcast()
 					d.mu.Unlock()
 				}()
@@ -373,16 +384,19 @@ func (d *Daemon) accept(ln activation.Listener, handle func(net.Conn)) {
 			d.Log.Warn(nil, "accept: %v", err)
 			time.Sleep(50 * time.Millisecond)
 		default:
-			d.end <- fmt.Errorf("accept: %w", err)
+			d.endFor(fmt.Errorf("accept: %w", err))
 			return
 		}
 	}
 }
 
 // waitForRoom waits until another client may be accepted: what is not accepted
-// waits in the kernel's backlog and is not lost. Where all the room is taken by
-// connections that clients only keep, one of those has to go. It reports false
-// when the daemon is about to end.
+// waits in the kernel's backlog and is not lost. Where all the room is taken, and
+// some of it by connections that clients only keep, one of those has to go. It
+// reports false when the daemon is about to end.
+//
+// With several sockets each waits for room, so that there can be one client more
+// for each socket but the first.
 func (d *Daemon) waitForRoom() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -397,7 +411,7 @@ func (d *Daemon) waitForRoom() bool {
 // evict closes the connection that has been kept for longest. Where there is
 // none, d.room is signalled when a silent one may go. d.mu is held.
 func (d *Daemon) evict() (again *time.Timer) {
-	var oldest *ipc.Conn
+	var oldest net.Conn
 	for c, p := range d.idle {
 		if oldest == nil || p.end().Before(d.idle[oldest].end()) {
 			oldest = c
@@ -411,179 +425,9 @@ func (d *Daemon) evict() (again *time.Timer) {
 			wait = firstPatience
 		}
 	}
-	return time.AfterFunc(wait, d.room.Broadcast)
-}
-
-// supervise serves until there is a reason to end, and ends in an order that
-// loses nothing: first nothing more is accepted, then everything that was
-// accepted is served, then the process goes. What arrives meanwhile waits in the
-// socket that systemd holds too, and has the next process started. The error is
-// what has kept the daemon from its work.
-func (d *Daemon) supervise(signals <-chan os.Signal) error {
-	alone := d.waitForPredecessor()
-	for _, loop := range d.serve {
-		d.loops.Go(loop)
-	}
-	told, err := d.waitForEnd(signals)
-	if told {
-		d.stop()
-	}
-	d.mu.Lock()
-	d.ending = true
-	d.room.Broadcast()
-	for c, p := range d.idle {
-		_ = c.SetReadDeadline(p.end())
-	}
-	d.mu.Unlock()
-	// Never shutdown(2) or unlink: that would destroy systemd's socket.
-	for _, wake := range d.wakers {
-		wake()
-	}
-	d.loops.Wait()
-	if d.handOff && !told && err == nil && d.inUse() {
-		if err := d.sockets.Successor(); err != nil {
-			d.Log.Warn(nil, "new clients have to wait for sessions to end: %v", err)
-		}
-	}
-	drained := make(chan struct{})
-	go func() {
-		d.handlers.Wait()
-		<-alone
-		for _, f := range d.onEnd {
-			f()
-		}
-		close(drained)
-	}()
-	told = d.drain(drained, signals, told)
-	if !told && err == nil {
-		d.wakeNext()
-	}
-	return err
-}
-
-// wakeNext has systemd start the next process if something is left to do: by a
-// byte in our own FIFO, which nobody reads any more.
-func (d *Daemon) wakeNext() {
-	d.mu.Lock()
-	held := d.holds > 0
-	d.mu.Unlock()
-	if !held {
-		return
-	}
-	for _, f := range d.fifos {
-		// A FIFO that is full wakes as well.
-		_ = f.SetWriteDeadline(time.Now().Add(time.Second))
-		if _, err := f.Write([]byte{0}); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-			d.Log.Warn(nil, "what is left to do has to wait for the next client: %v", err)
-		}
-	}
-}
-
-// waitForPredecessor keeps the daemon from going away as long as there is a
-// predecessor: until that has gone systemd would not notice, start no process,
-// and nobody would be served. The result is closed when it has gone.
-func (d *Daemon) waitForPredecessor() <-chan struct{} {
-	gone := make(chan struct{})
-	d.begin()
-	go func() {
-		d.sockets.WaitForPredecessor()
-		close(gone)
-		d.done()
-	}()
-	return gone
-}
-
-// inUse reports whether the end of this process may be far off.
-func (d *Daemon) inUse() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.clients > 0 || d.busy > 0
-}
-
-// drain waits until all is served. systemd kills after TimeoutStopSec=, and
-// sessions are told to end before that, also where the order to stop comes
-// while the daemon is going by itself. It returns whether there was one.
-func (d *Daemon) drain(drained <-chan struct{}, signals <-chan os.Signal, told bool) bool {
-	var patience <-chan time.Time
-	if told {
-		patience = time.After(stopPatience)
-	}
-	watchdog := time.NewTicker(watchdogInterval())
-	defer watchdog.Stop()
-	for {
-		select {
-		case <-drained:
-			return told
-		case <-watchdog.C:
-			_ = activation.Notify(activation.Alive)
-		case s := <-signals:
-			if isStop(s) && !told {
-				told = true
-				d.stop()
-				patience = time.After(stopPatience)
-			}
-		case <-patience:
-			d.cancel()
-		}
-	}
-}
-
-// isStop reports whether s asks to end at once; SIGHUP asks for a new process.
-func isStop(s os.Signal) bool { return s != syscall.SIGHUP }
-
-// stopPatience is how long a stop waits for what is under way before contexts
-// are cancelled. It is shorter than TimeoutStopSec= of the units.
-const stopPatience = 10 * time.Second
-
-func watchdogInterval() time.Duration {
-	if interval := activation.WatchdogInterval(); interval > 0 {
-		return interval
-	}
-	return time.Hour
-}
-
-// waitForEnd returns when the daemon has to end: told to stop, or with an error,
-// or because it is time for the next process. Meanwhile it feeds the watchdog.
-func (d *Daemon) waitForEnd(signals <-chan os.Signal) (told bool, err error) {
-	watchdog := time.NewTicker(watchdogInterval())
-	defer watchdog.Stop()
-	idle := time.NewTimer(0)
-	defer idle.Stop()
-	for {
-		select {
-		case err := <-d.end:
-			return false, err
-		case s := <-signals:
-			return isStop(s), nil
-		case <-watchdog.C:
-			if err := activation.Notify(activation.Alive); err != nil {
-				d.Log.Warn(nil, "%v", err)
-			}
-		case <-idle.C:
-			left, ended := d.idleTime()
-			if ended {
-				return false, nil
-			}
-			idle.Reset(left)
-		}
-	}
-}
-
-// idleTime returns how long to wait before asking again, or true where the
-// daemon has been idle for max_idle.
-func (d *Daemon) idleTime() (time.Duration, bool) {
-	limit := d.limits.MaxIdle
-	if limit <= 0 {
-		return time.Hour, false
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	left := limit - time.Since(d.lastEnd)
-	switch {
-	case d.busy > 0:
-		return limit, false
-	case left > 0:
-		return left, false
-	}
-	return 0, true
+	return time.AfterFunc(wait, func() {
+		d.mu.Lock() // or it might be too early to be heard
+		d.room.Broadcast()
+		d.mu.Unlock()
+	})
 }
