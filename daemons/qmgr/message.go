@@ -301,11 +301,7 @@ func ownResult(d schedule.Destination) delivery.Result {
 		}
 		return delivery.Result{Status: dsn.MustParse("2.0.0"), Text: text}
 	}
-	status := dsn.MustParse("5.0.0")
-	code, rest, _ := strings.Cut(text, " ")
-	if s, err := dsn.Parse(code); err == nil && s.Class() != dsn.Success {
-		status, text = s, strings.TrimSpace(rest)
-	}
+	status, text := dsn.Cut(text, dsn.MustParse("5.0.0"))
 	if d.Transport == "retry" {
 		status = status.With(dsn.Transient)
 	}

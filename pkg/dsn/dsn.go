@@ -77,6 +77,18 @@ func Parse(s string) (Status, error) {
 	return st, nil
 }
 
+// Cut reads the status of an error from the beginning of a text, such as "5.1.6 has
+// moved", and returns it with the rest. Where there is none it returns otherwise
+// and the whole text.
+func Cut(text string, otherwise Status) (status Status, rest string) {
+	text = strings.TrimSpace(text)
+	code, rest, _ := strings.Cut(text, " ")
+	if s, err := Parse(code); err == nil && s.Class() != Success {
+		return s, strings.TrimSpace(rest)
+	}
+	return otherwise, text
+}
+
 // MustParse is Parse for constants.
 func MustParse(s string) Status {
 	st, err := Parse(s)

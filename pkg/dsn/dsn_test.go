@@ -24,6 +24,18 @@ func TestStatus(t *testing.T) {
 	}
 }
 
+func TestCut(t *testing.T) {
+	for in, want := range map[string]string{
+		"5.1.6 has moved": "5.1.6|has moved", " 4.2.0  later ": "4.2.0|later", "has moved": "5.0.0|has moved", "": "5.0.0|", "5.7.1": "5.7.1|",
+		"2.0.0 fine": "5.0.0|2.0.0 fine", "5.1 x": "5.0.0|5.1 x",
+	} {
+		status, rest := Cut(in, MustParse("5.0.0"))
+		if got := status.String() + "|" + rest; got != want {
+			t.Errorf("%q: %s, want %s", in, got, want)
+		}
+	}
+}
+
 func TestOf(t *testing.T) {
 	for _, tt := range []struct {
 		err  error
