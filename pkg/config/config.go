@@ -86,7 +86,7 @@ type VirtualDomain struct{}
 
 // RelayDomain is a domain of others for which mail is taken.
 type RelayDomain struct {
-	// The route; the default is the domain's own mail servers.
+	// The route; the default is routes.default.
 	To string `yaml:"to" kind:"route"`
 
 	// The table of its recipients, in the tables directory. Without one every
@@ -104,7 +104,9 @@ type Routes struct {
 	// as "lmtp:unix:/run/dovecot/lmtp".
 	Virtual string `yaml:"virtual" default:"virtual:" kind:"route"`
 
-	// For UNIX accounts.
+	// For UNIX accounts. As long as there is no agent "local:", only clients of the
+	// networks in trusted may send to them, and their mail waits; virtual_aliases
+	// says who gets it instead.
 	Local string `yaml:"local" default:"local:" kind:"route"`
 }
 
