@@ -67,14 +67,14 @@ var tableSections = []cli.Section{
 
 Lines that begin with # and empty lines do not count; a line that begins with white space continues the one before. Keys are compared without regard to case.
 users	Virtual users, a line each in the form of passwd(5), which Dovecot reads, too. Kept with posthouse user.
-virtual_aliases	"key: address, address...": what an address stands for, of any domain. The key is looked up as user+extension@domain, user@domain, user alone for the domains in domains.local and the origin, and @domain. What it stands for is looked up again; an address that stands for itself is final.
+virtual_aliases	"key: address, address...": what an address stands for, of any domain. The key is looked up as user+extension@domain, user@domain, user alone for the domains in domains.local and the origin, and @domain. What it stands for is looked up again; an address that stands for itself is final. An entry @domain takes the mail of virtual users, too, but for those that have an entry of their own: user@domain: user@domain. The entry postmaster also is the postmaster of every alias and virtual domain that has no entry and no user of that name.
 transport	"key TRANSPORT:NEXTHOP": the route of some recipients, instead of the one that their domain has. The key is looked up as user+extension@domain, user@domain, domain, .parent of domain, and *. TRANSPORT: keeps the domain as the next hop, :NEXTHOP keeps the transport.
 FILE of domains.relay.NAME.recipients	"key anything": the recipients of a domain, as user@domain, or @domain for all.`},
 	{Title: "ROUTES", Text: `A route is TRANSPORT:NEXTHOP.
 smtp:domain	The mail servers of the domain, as DNS has them. smtp:[host], with or without :port, is that host itself; an address may stand for the host. relay is the same with limits of its own.
 lmtp:host:port, lmtp:unix:/path	An LMTP server.
 virtual:	The mailboxes of virtual users on this machine.
-error:text, retry:text	Mail is returned, or waits. The text may begin with a status code: error:5.1.6 has moved.
+error:text, retry:text	Mail is refused, or returned where it is here already; or it waits. The text may begin with a status code: error:5.1.6 has moved.
 discard:	Mail is thrown away.`},
 	{Title: "EXAMPLE", Text: `A mail host for example.org with a smarthost:
 
