@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -126,16 +127,28 @@ func (r *rules) verify(m addr.Mailbox) rewrite.Answer {
 	if r.isDoubleBounce(full, a.Class) {
 		return rewrite.Answer{Class: rewrite.ClassLocal}
 	}
-	if a.Class == rewrite.ClassDefault {
+	// An alias that cannot be expanded is refused here, where it is the only one to
+	// suffer: cleanup would have to refuse the message for all its recipients.
+	x := r.expand(full)
+	if x.Err != nil || len(x.Addresses) != 1 || x.Addresses[0].Fold() != full.Fold() {
+		a.Err = x.Err
 		return a
 	}
-	if _, found, err := r.alias1(full); err != nil {
+	if a.Err = r.exists(full, a.Class); a.Err != nil {
+		return a
+	}
+	to, err := r.routeOf(full, a.Class)
+	if err != nil {
 		a.Err = unsure(err)
 		return a
-	} else if found {
-		return a
 	}
-	a.Err = r.exists(full, a.Class)
+	a.Transport = to.transport
+	if to.transport == "error" {
+		// What the route only defers may come in, and waits.
+		if status, text := dsn.Cut(to.nexthop, dsn.MustParse("5.0.0")); status.Class() == dsn.Permanent {
+			a.Err = &dsn.Error{Status: status, Text: cmp.Or(text, "mail to this address is refused")}
+		}
+	}
 	return a
 }
 
@@ -220,7 +233,28 @@ func (r *rules) alias1(m addr.Mailbox) (targets []addr.Mailbox, found bool, err 
 			return targets, err == nil, err
 		}
 	}
-	return nil, false, nil
+	return r.postmaster(m)
+}
+
+// postmaster looks up who the postmaster of all domains is, if m is the one of a
+// domain of ours that has none of its own (RFC 5321, section 4.5.1).
+func (r *rules) postmaster(m addr.Mailbox) (targets []addr.Mailbox, found bool, err error) {
+	class := r.class(m)
+	if !strings.EqualFold(m.Local(), "postmaster") || class != rewrite.ClassVirtual && class != rewrite.ClassAlias {
+		return nil, false, nil
+	}
+	switch e := r.exists(m, class); {
+	case e == nil:
+		return nil, false, nil
+	case e.Status.Class() != dsn.Permanent:
+		return nil, false, e
+	}
+	targets, found, err = r.aliases.LookupAddresses("postmaster")
+	if err != nil || !found {
+		return nil, false, err
+	}
+	targets, err = r.targets(targets, m, "")
+	return targets, err == nil, err
 }
 
 // targets completes what a table gives for m.

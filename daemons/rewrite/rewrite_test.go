@@ -2,10 +2,12 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
 	"posthouse/pkg/addr"
+	"posthouse/pkg/dsn"
 	"posthouse/pkg/protocol/rewrite"
 )
 
@@ -66,9 +68,11 @@ func testRules() *rules {
 			"a@alias.example": "b@alias.example c@elsewhere.example", "b@alias.example": "user@virtual.example",
 			"self@alias.example": "self@alias.example user@virtual.example", "loop1@alias.example": "loop2@alias.example", "loop2@alias.example": "loop1@alias.example",
 			"ext@alias.example": "user@virtual.example", "ext+special@alias.example": "other@virtual.example",
+			"identity@virtual.example": "identity@virtual.example", "identity@alias.example": "identity@alias.example",
 			"broken@alias.example": "!", "root": "admin", "@catch.example": "user@virtual.example",
 		},
-		transports:   fakeTable{"special.example": "lmtp:unix:/run/x", ".sub.example": "error:5.7.1 not here", "hop.example": ":[192.0.2.9]", "user@who.example": "virtual:"},
+		transports: fakeTable{"special.example": "lmtp:unix:/run/x", ".sub.example": "error:5.7.1 not here", "hop.example": ":[192.0.2.9]", "user@who.example": "virtual:",
+			"gone@open.example": "error:5.7.1 gone", "moved@open.example": "error:", "later@open.example": "error:4.2.1 later", "unsure@open.example": "!"},
 		maxExpansion: 100, maxNesting: 20,
 	}
 }
@@ -96,6 +100,15 @@ func TestVerify(t *testing.T) {
 		"elsewhere!user@virtual.example": "default ok",
 		`"u@elsewhere"@virtual.example`:  "default ok",
 		"user@x.virtual.example":         "default ok",
+		"loop1@alias.example":            "alias 5.4.6",
+		"identity@virtual.example":       "virtual 5.1.1",
+		"identity@alias.example":         "alias 5.1.1",
+		"gone@open.example":              "relay 5.7.1",
+		"moved@open.example":             "relay 5.0.0",
+		"later@open.example":             "relay ok",
+		"x@a.sub.example":                "default 5.7.1",
+		"unsure@open.example":            "relay 4.3.0",
+		"postmaster@virtual.example":     "virtual 5.1.1", // there is no entry for it
 	} {
 		a := testRules().verify(mailbox(t, in))
 		got := a.Class.String() + " ok"
@@ -105,6 +118,50 @@ func TestVerify(t *testing.T) {
 		if got != want {
 			t.Errorf("verify %s: %s, want %s", in, got, want)
 		}
+	}
+}
+
+// TestVerifyRoute: who asks is told where there is no agent to ask in its turn.
+func TestVerifyRoute(t *testing.T) {
+	for in, want := range map[string]string{
+		"x@example.org": "local", "postmaster": "local", "user@virtual.example": "virtual", "x@open.example": "smtp",
+		"root@example.org": "", // an alias
+	} {
+		if a := testRules().verify(mailbox(t, in)); a.Err != nil || a.Transport != want {
+			t.Errorf("%s: %+v, want %q", in, a, want)
+		}
+	}
+}
+
+// TestPostmaster: a domain of ours that has no postmaster has that of all.
+func TestPostmaster(t *testing.T) {
+	r := testRules()
+	r.aliases.(fakeTable)["postmaster"] = "chief"
+	for in, want := range map[string]string{
+		"postmaster@virtual.example": "[chief@example.org]",
+		"PostMaster@Alias.Example":   "[chief@example.org]",
+		"postmaster@example.org":     "[chief@example.org]",
+		"postmaster@relay.example":   "[postmaster@relay.example]",
+		"postmaster@else.example":    "[postmaster@else.example]",
+		"x@alias.example":            "[x@alias.example]",
+	} {
+		if a := r.expand(mailbox(t, in)); a.Err != nil || fmt.Sprint(a.Addresses) != want {
+			t.Errorf("%s: %+v, want %s", in, a, want)
+		}
+	}
+	for _, in := range []string{"postmaster@virtual.example", "postmaster@alias.example"} {
+		if a := r.verify(mailbox(t, in)); a.Err != nil {
+			t.Errorf("%s: %+v", in, a)
+		}
+	}
+	users := r.users.(fakeTable)
+	users["postmaster@virtual.example"] = ""
+	if a := r.expand(mailbox(t, "postmaster@virtual.example")); fmt.Sprint(a.Addresses) != "[postmaster@virtual.example]" {
+		t.Errorf("the domain's own: %+v", a)
+	}
+	users["postmaster@virtual.example"] = "!"
+	if a := r.expand(mailbox(t, "postmaster@virtual.example")); a.Err == nil || a.Err.Status.Class() != dsn.Transient {
+		t.Errorf("unknown whether there is one: %+v", a)
 	}
 }
 

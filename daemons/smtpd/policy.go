@@ -108,13 +108,17 @@ func (p *policy) Rcpt(s *smtpserver.Session, m *smtpserver.Mail, r *smtpserver.R
 	}
 	a := answers[0]
 	switch {
-	case a.Class == rewrite.ClassDefault && !p.trusted && a.Err == nil:
+	case a.Class == rewrite.ClassDefault && !p.trusted && (a.Err == nil || a.Err.Status.Class() != dsn.Permanent):
 		return no(smtpserver.Reply{Code: 554, Status: "5.7.1", Text: r.To.Path() + ": Relay access denied"})
 	case a.Err != nil && a.Err.Status.Class() == dsn.Permanent:
 		return no(smtpserver.Reply{Code: 550, Status: a.Err.Status.String(), Text: r.To.Path() + ": Recipient address rejected: " + a.Err.Text})
 	case a.Err != nil:
 		p.log.Warn(nil, "%s: %s", r.To, a.Err.Text)
 		return no(smtpserver.Reply{Code: 451, Status: "4.3.0", Text: r.To.Path() + ": Temporary lookup failure"})
+	case a.Transport == "local" && !p.trusted:
+		// There is no local agent that could tell users from others, or deliver. What
+		// it took from strangers would wait, and then go back to forged senders.
+		return no(smtpserver.Reply{Code: 450, Status: "4.1.1", Text: r.To.Path() + ": Recipient address rejected: unverified address: no agent delivers to local users"})
 	}
 	return nil
 }

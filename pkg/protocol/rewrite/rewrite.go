@@ -79,7 +79,7 @@ type Request struct {
 type Answer struct {
 	Err       *dsn.Error
 	Class     Class
-	Transport string         // for Resolve: smtp, lmtp, virtual, local, error, discard...
+	Transport string         // for Resolve, and for Verify where it is no alias: smtp, lmtp, virtual, local, error, discard...
 	Nexthop   string         // for Resolve: what the transport is told
 	Addresses []addr.Mailbox // see Op
 }
