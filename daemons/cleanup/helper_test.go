@@ -184,7 +184,7 @@ func newSystem(t testing.TB, wrap ...func(spool) spool) *system {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { dir.Close() })
-	rewritePath := ipctest.Serve(t, rewrite.Protocol, func(c *ipc.Conn, msg []byte) error {
+	rewritePath := ipctest.Serve(t, rewrite.Protocol, func(c *ipc.Conn, msg []byte, _ *os.File) error {
 		q, err := rewrite.DecodeRequest(msg)
 		if err != nil {
 			return err
@@ -197,7 +197,7 @@ func newSystem(t testing.TB, wrap ...func(spool) spool) *system {
 		rewrite.EncodeAnswers(m, answers)
 		return c.Send(m)
 	})
-	qmgr := ipctest.Serve(t, arrival.Protocol, func(_ *ipc.Conn, msg []byte) error {
+	qmgr := ipctest.Serve(t, arrival.Protocol, func(_ *ipc.Conn, msg []byte, _ *os.File) error {
 		ids, err := arrival.Decode(msg)
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -213,7 +213,7 @@ func newSystem(t testing.TB, wrap ...func(spool) spool) *system {
 	for _, w := range wrap {
 		s.spool = w(s.spool)
 	}
-	s.path = ipctest.Serve(t, cleanup.Protocol, func(c *ipc.Conn, msg []byte) error { return s.handle(t.Context(), c, msg, nil) })
+	s.path = ipctest.Serve(t, cleanup.Protocol, func(c *ipc.Conn, msg []byte, file *os.File) error { return s.handle(t.Context(), c, msg, file) })
 	s.client = cleanup.NewClient(s.path)
 	return s
 }

@@ -260,7 +260,7 @@ func TestCancelled(t *testing.T) {
 func TestStop(t *testing.T) {
 	s := newSystem(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	path := ipctest.Serve(t, cleanup.Protocol, func(c *ipc.Conn, msg []byte) error { return s.handle(ctx, c, msg, nil) })
+	path := ipctest.Serve(t, cleanup.Protocol, func(c *ipc.Conn, msg []byte, file *os.File) error { return s.handle(ctx, c, msg, file) })
 	tx, err := cleanup.NewClient(path).Begin(t.Context(), fromNetwork(t, "a@example.org"))
 	if err != nil {
 		t.Fatal(err)

@@ -94,19 +94,8 @@ func handle(ctx context.Context, in request, log *maillog.Logger, deliver func(c
 	stop := in.conn.OnEnd(cancel)
 	v := deliver(ctx, &Job{r, io.NewSectionReader(in.file, r.Offset, r.Length)})
 	stop()
-	// An agent that says too little has not delivered.
-	for len(v.Outcomes) < len(r.Recipients) {
-		v.Outcomes = append(v.Outcomes, Outcome{Result: delivery.Result{Text: "no result"}, Relay: "none"})
-	}
-	v.Outcomes = v.Outcomes[:len(r.Recipients)]
-	report := delivery.Report{Hop: clip(v.Hop), Results: make([]delivery.Result, len(v.Outcomes))}
-	for i := range v.Outcomes {
-		o := &v.Outcomes[i]
-		o.Text, o.Diagnostic, o.RemoteMTA = Line(o.Text), Line(o.Diagnostic), Line(o.RemoteMTA)
-		report.Results[i] = o.Result
-	}
 	m := ipc.NewMessage()
-	report.Encode(m)
+	v.report(len(r.Recipients)).Encode(m)
 	now := time.Now()
 	for i := range v.Outcomes {
 		Log(log, r, i, LogTimes{start, now}, &v.Outcomes[i])
@@ -114,13 +103,32 @@ func handle(ctx context.Context, in request, log *maillog.Logger, deliver func(c
 	return in.conn.Send(m)
 }
 
+// report is what qmgr is told of n recipients. It is always understood; v is
+// left with what it says.
+func (v *Verdict) report(n int) *delivery.Report {
+	// An agent that says too little has not delivered.
+	for len(v.Outcomes) < n {
+		v.Outcomes = append(v.Outcomes, Outcome{Result: delivery.Result{Text: "no result"}, Relay: "none"})
+	}
+	v.Outcomes = v.Outcomes[:n]
+	r := &delivery.Report{Hop: clip(v.Hop), Results: make([]delivery.Result, n)}
+	for i := range v.Outcomes {
+		o := &v.Outcomes[i]
+		o.Text, o.Diagnostic, o.RemoteMTA = Line(o.Text), Line(o.Diagnostic), line(o.RemoteMTA, delivery.MaxName)
+		r.Results[i] = o.Result
+	}
+	return r
+}
+
 // maxLine keeps what a remote host said within the limits of the protocols.
 const maxLine = 1000
 
 // Line makes text from outside fit for a report: printable, one line, bounded.
-func Line(s string) string {
-	if len(s) > maxLine {
-		s = strings.ToValidUTF8(s[:maxLine], "")
+func Line(s string) string { return line(s, maxLine) }
+
+func line(s string, most int) string {
+	if len(s) > most {
+		s = strings.ToValidUTF8(s[:most], "")
 	}
 	return maillog.Printable(s)
 }
@@ -129,6 +137,7 @@ func clip(e *dsn.Error) *dsn.Error {
 	if e == nil {
 		return nil
 	}
+	e = dsn.Of(e) // trouble is no success
 	return &dsn.Error{Status: e.Status, Text: Line(e.Text)}
 }
 

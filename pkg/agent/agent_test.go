@@ -3,9 +3,10 @@ package agent
 import (
 	"context"
 	"io"
-	"net"
 	"os"
 	"path/filepath"
+	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -13,36 +14,20 @@ import (
 	"posthouse/pkg/dsn"
 	"posthouse/pkg/envelope"
 	"posthouse/pkg/ipc"
+	"posthouse/pkg/ipc/ipctest"
 	"posthouse/pkg/maillog"
 	"posthouse/pkg/protocol/delivery"
 	"posthouse/pkg/queueid"
 )
 
-// serve answers the requests of one connection with deliver.
+var testLog = maillog.New("agent")
+
+// serve answers requests with deliver.
 func serve(t *testing.T, deliver func(context.Context, *Job) Verdict) *delivery.Client {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "s")
-	ln, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ln.Close() })
-	go func() {
-		nc, err := ln.AcceptUnix()
-		if err != nil {
-			return
-		}
-		defer nc.Close()
-		c := ipc.NewConn(nc)
-		ipc.Greet(c, delivery.Protocol)
-		for {
-			msg, file, err := c.ReceiveFile(delivery.Protocol.MaxRequest)
-			if err != nil || handle(context.Background(), request{c, msg, file}, maillog.New("agent"), deliver) != nil {
-				return
-			}
-		}
-	}()
-	return delivery.NewClient(path)
+	return delivery.NewClient(ipctest.Serve(t, delivery.Protocol, func(c *ipc.Conn, msg []byte, file *os.File) error {
+		return handle(t.Context(), request{c, msg, file}, testLog, deliver)
+	}))
 }
 
 func ask(t *testing.T) (*delivery.Request, *os.File) {
@@ -107,6 +92,30 @@ func TestClientGoes(t *testing.T) {
 	if report.Results[0].Status.Class() != dsn.Success || report.Results[1].Status.Class() != dsn.Transient {
 		t.Errorf("%+v", report.Results)
 	}
+}
+
+// FuzzReport: whatever an agent says, qmgr understands the report, and what was
+// delivered counts as that: otherwise it would be delivered again.
+func FuzzReport(f *testing.F) {
+	for _, s := range []string{"ok", "\xff\n\x1b", strings.Repeat("é", 3000), "\u2028\u202e"} {
+		f.Add(s, "mx.example", "250 ok", uint8(dsn.Success), true)
+		f.Add("ok", s, s, uint8(5), false)
+	}
+	f.Fuzz(func(t *testing.T, text, host, diagnostic string, class uint8, hop bool) {
+		status := dsn.Status{}.With(dsn.Class(class % 3))
+		v := Verdict{Outcomes: []Outcome{{Result: delivery.Result{Status: status, Text: text, RemoteMTA: host, Diagnostic: diagnostic}}}}
+		if hop {
+			v.Hop = &dsn.Error{Status: status, Text: text}
+		}
+		r := v.report(2)
+		again, err := delivery.DecodeReport(ipctest.Encode(r.Encode), 2)
+		if err != nil || !reflect.DeepEqual(again, r) {
+			t.Fatalf("%+v reads as %+v, %v", r, again, err)
+		}
+		if r.Results[0].Status != status || r.Results[1].Status.Class() != dsn.Transient || hop != (r.Hop != nil) {
+			t.Fatalf("%+v for %+v", r, v)
+		}
+	})
 }
 
 func TestSeconds(t *testing.T) {

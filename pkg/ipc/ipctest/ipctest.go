@@ -43,18 +43,20 @@ func Encode(encode func(*ipc.Message)) []byte {
 	return m.Data()[1:]
 }
 
-// Serve is a server of p at a new socket. It calls handle for each message of a
-// client; with an error of handle the connection ends. At the end of the test it
-// waits for handle to return.
-func Serve(t testing.TB, p ipc.Protocol, handle func(c *ipc.Conn, msg []byte) error) (path string) {
+// Serve is a server of p at a new socket. As a daemon does, it calls handle for
+// each message of a client, with the descriptor that came with it; with an error
+// of handle the connection ends. At the end of the test it waits for handle to
+// return.
+func Serve(t testing.TB, p ipc.Protocol, handle func(c *ipc.Conn, msg []byte, file *os.File) error) (path string) {
 	t.Helper()
 	return listen(t, func(nc *net.UnixConn) {
 		c := ipc.NewConn(nc)
 		err := ipc.Greet(c, p)
 		for err == nil {
 			var msg []byte
-			if msg, err = c.Receive(p.MaxRequest); err == nil {
-				err = handle(c, msg)
+			var file *os.File
+			if msg, file, err = c.ReceiveFile(p.MaxRequest); err == nil {
+				err = handle(c, msg, file)
 			}
 		}
 	})

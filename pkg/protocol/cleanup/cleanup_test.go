@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -136,7 +137,7 @@ func (q *queue) message(c *ipc.Conn) *strings.Builder {
 
 func (q *queue) serve(t *testing.T) *Client {
 	q.content, q.messages = make(chan string, 10), make(map[*ipc.Conn]*strings.Builder)
-	return NewClient(ipctest.Serve(t, Protocol, func(c *ipc.Conn, msg []byte) error {
+	return NewClient(ipctest.Serve(t, Protocol, func(c *ipc.Conn, msg []byte, _ *os.File) error {
 		r, err := DecodeRequest(msg)
 		if err != nil {
 			return err

@@ -41,7 +41,7 @@ func Path(agent string) string { return "/run/posthouse/private/" + agent }
 // Limits.
 const (
 	MaxRecipients = 1000 // of one request
-	maxName       = 512
+	MaxName       = 512  // octets of a transport, a next hop, a remote host
 )
 
 // Request asks for the delivery of one message to some of its recipients.
@@ -85,7 +85,7 @@ func (r *Request) Encode(m *ipc.Message) {
 func DecodeRequest(b []byte) (*Request, error) {
 	d := wire.NewDecoder(b)
 	r := &Request{
-		QueueID: d.QueueID(), Transport: d.Text(maxName), Nexthop: d.Text(maxName),
+		QueueID: d.QueueID(), Transport: d.Text(MaxName), Nexthop: d.Text(MaxName),
 		Sender: d.Mailbox(), Return: dsn.Return(d.Enum(uint8(dsn.ReturnHeaders))), EnvID: d.Text(dsn.MaxEnvID),
 		Body: envelope.Body(d.Enum(uint8(envelope.Body8BitMIME))), SMTPUTF8: d.Bool(),
 		Arrival: d.Time(), Active: d.Time(), Offset: d.Int64(), Length: d.Int64(),
@@ -125,7 +125,7 @@ func (r *Result) Encode(e *wire.Encoder) {
 
 // DecodeResult reads one result.
 func DecodeResult(d *wire.Decoder) Result {
-	return Result{d.Status(), d.Text(wire.MaxText), d.Text(maxName), d.Text(wire.MaxText), d.Bool()}
+	return Result{d.Status(), d.Text(wire.MaxText), d.Text(MaxName), d.Text(wire.MaxText), d.Bool()}
 }
 
 // Report is an agent's answer.

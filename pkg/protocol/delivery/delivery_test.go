@@ -53,7 +53,7 @@ func TestRequest(t *testing.T) {
 	}
 	requests.Limit(t, "recipients", MaxRecipients, func(n int) *Request {
 		return with(func(r *Request) {
-			r.Transport, r.Nexthop, r.EnvID = wiretest.Text(maxName), wiretest.Text(maxName), wiretest.Text(dsn.MaxEnvID)
+			r.Transport, r.Nexthop, r.EnvID = wiretest.Text(MaxName), wiretest.Text(MaxName), wiretest.Text(dsn.MaxEnvID)
 			r.Sender, r.Recipients = wiretest.Longest(t), wiretest.LongRecipients(t, n)
 		})
 	})
@@ -61,7 +61,7 @@ func TestRequest(t *testing.T) {
 		"octets of transport": func(r *Request, s string) { r.Transport = s },
 		"octets of next hop":  func(r *Request, s string) { r.Nexthop = s },
 	} {
-		requests.Limit(t, what, maxName, func(n int) *Request { return with(func(r *Request) { set(r, wiretest.Text(n)) }) })
+		requests.Limit(t, what, MaxName, func(n int) *Request { return with(func(r *Request) { set(r, wiretest.Text(n)) }) })
 	}
 	requests.Limit(t, "octets of envelope ID", dsn.MaxEnvID, func(n int) *Request { return with(func(r *Request) { r.EnvID = wiretest.Text(n) }) })
 	requests.Enum(t, "../../dsn", "Return", func(v uint8) *Request { return with(func(r *Request) { r.Return = dsn.Return(v) }) })
@@ -91,7 +91,7 @@ func TestReport(t *testing.T) {
 	reports.Whole(t, "report", report())
 	wiretest.Complete(t, report())
 	reports.Accepts(t, "a report that defers", &Report{Results: make([]Result, 2)})
-	longest := Result{Text: wiretest.Text(wire.MaxText), RemoteMTA: wiretest.Text(maxName), Diagnostic: wiretest.Text(wire.MaxText)}
+	longest := Result{Text: wiretest.Text(wire.MaxText), RemoteMTA: wiretest.Text(MaxName), Diagnostic: wiretest.Text(wire.MaxText)}
 	hop := dsn.Errorf("4.4.1", "%s", wiretest.Text(wire.MaxText))
 	for n, accepted := range map[int]bool{MaxRecipients: true, MaxRecipients + 1: false} {
 		r := &Report{Hop: hop, Results: slices.Repeat([]Result{longest}, n)}
@@ -108,7 +108,7 @@ func TestReport(t *testing.T) {
 	} {
 		limit := wire.MaxText
 		if what == "octets of remote MTA" {
-			limit = maxName
+			limit = MaxName
 		}
 		reports.Limit(t, what, limit, func(n int) *Report {
 			r := report()

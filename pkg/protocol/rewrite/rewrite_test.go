@@ -2,6 +2,7 @@ package rewrite
 
 import (
 	"context"
+	"os"
 	"slices"
 	"testing"
 
@@ -108,7 +109,7 @@ func TestClient(t *testing.T) {
 	ipctest.TestClient(t, ipctest.Dialogue{Protocol: Protocol, Turns: [][]byte{nil, lists.Encode(answers(t))}, Call: call})
 	for _, n := range []int{0, 1, 3} {
 		list := slices.Repeat([]Answer{{}}, n)
-		path := ipctest.Serve(t, Protocol, func(c *ipc.Conn, _ []byte) error {
+		path := ipctest.Serve(t, Protocol, func(c *ipc.Conn, _ []byte, _ *os.File) error {
 			m := ipc.NewMessage()
 			EncodeAnswers(m, list)
 			return c.Send(m)

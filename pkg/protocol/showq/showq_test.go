@@ -3,6 +3,7 @@ package showq
 import (
 	"context"
 	"errors"
+	"os"
 	"slices"
 	"testing"
 
@@ -90,7 +91,7 @@ func TestClient(t *testing.T) {
 // TestList: entries come in their order, and the listing ends where it is said
 // to, or with the first error of who looks at it.
 func TestList(t *testing.T) {
-	path := ipctest.Serve(t, Protocol, func(c *ipc.Conn, msg []byte) error {
+	path := ipctest.Serve(t, Protocol, func(c *ipc.Conn, msg []byte, _ *os.File) error {
 		if err := DecodeRequest(msg); err != nil {
 			return err
 		}
