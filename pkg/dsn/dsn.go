@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // Class is the first number of a status code.
@@ -243,24 +244,50 @@ func (o OriginalRecipient) String() string {
 	return o.Type + ";" + o.Address
 }
 
+// utf8Type is the address type of RFC 6533.
+const utf8Type = "utf-8"
+
 // ParseOriginalRecipient reads the value of the ORCPT parameter, in which the
-// address is xtext, or for the type utf-8 one of the forms of RFC 6533.
+// address is xtext, or for the type utf-8 one of the forms of RFC 6533, section
+// 3. Without SMTPUTF8 it has to be ASCII, which is for the caller to check.
 func ParseOriginalRecipient(s string) (OriginalRecipient, error) {
 	if len(s) > MaxRecipient {
 		return OriginalRecipient{}, fmt.Errorf("ORCPT: %d octets, limit %d", len(s), MaxRecipient)
 	}
 	typ, enc, ok := strings.Cut(s, ";")
-	if !ok || typ == "" || strings.Trim(strings.ToLower(typ), "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
+	typ = strings.ToLower(typ)
+	if !ok || typ == "" || strings.Trim(typ, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
 		return OriginalRecipient{}, errors.New("ORCPT: no address type")
 	}
-	address, err := DecodeXtext(enc)
+	decode := DecodeXtext
+	if typ == utf8Type {
+		decode = decodeUnitext
+	}
+	address, err := decode(enc)
 	if err == nil && address == "" {
 		err = errors.New("empty address")
 	}
 	if err != nil {
 		return OriginalRecipient{}, fmt.Errorf("ORCPT: %w", err)
 	}
-	return OriginalRecipient{strings.ToLower(typ), address}, nil
+	return OriginalRecipient{typ, address}, nil
+}
+
+// Encode returns the value of the ORCPT parameter, in a form that needs no
+// SMTPUTF8; "" where there is none, or where it would be too long to be sent.
+func (o OriginalRecipient) Encode() string {
+	encode := EncodeXtext
+	switch o.Type {
+	case "":
+		return ""
+	case utf8Type:
+		encode = encodeUnitext
+	}
+	s := o.Type + ";" + encode(o.Address)
+	if len(s) > MaxRecipient {
+		return ""
+	}
+	return s
 }
 
 // CheckText reports whether s can be part of a status report: printable, one
@@ -304,7 +331,7 @@ func DecodeXtext(s string) (string, error) {
 			n, _ := strconv.ParseUint(s[i+1:i+3], 16, 8)
 			c = byte(n)
 			i += 2
-		case c < '!' || c == '=' || c == 0x7f:
+		case c < '!' || c > '~' || c == '=':
 			return "", fmt.Errorf("malformed xtext at offset %d", i)
 		}
 		b.WriteByte(c)
@@ -317,3 +344,46 @@ func DecodeXtext(s string) (string, error) {
 }
 
 func isHex(c byte) bool { return '0' <= c && c <= '9' || 'A' <= c && c <= 'F' }
+
+// encodeUnitext encodes s as utf-8-addr-xtext (RFC 6533, section 3).
+func encodeUnitext(s string) string {
+	var b strings.Builder
+	for _, r := range s {
+		if r <= ' ' || r > '~' || r == '+' || r == '=' || r == '\\' {
+			fmt.Fprintf(&b, `\x{%02X}`, r)
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+// decodeUnitext decodes the address of an ORCPT parameter with the type utf-8.
+// Plus signs, which should have been encoded, stand for themselves: addresses
+// have them.
+func decodeUnitext(s string) (string, error) {
+	var b strings.Builder
+	for s != "" {
+		plain, rest, encoded := strings.Cut(s, `\`)
+		b.WriteString(plain)
+		if !encoded {
+			break
+		}
+		hex, after, ok := strings.Cut(rest, "}")
+		hex, x := strings.CutPrefix(hex, "x{")
+		if !ok || !x || len(hex) < 2 || len(hex) > 6 || strings.Trim(hex, "0123456789ABCDEF") != "" {
+			return "", errors.New("malformed character of RFC 6533")
+		}
+		n, _ := strconv.ParseUint(hex, 16, 32)
+		if !utf8.ValidRune(rune(n)) {
+			return "", fmt.Errorf("%s is no character", hex)
+		}
+		b.WriteRune(rune(n))
+		s = after
+	}
+	out := b.String()
+	if err := CheckText(out); err != nil {
+		return "", err
+	}
+	return out, nil
+}

@@ -3,6 +3,7 @@ package dsn
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 )
 
@@ -80,6 +81,80 @@ func TestOriginalRecipient(t *testing.T) {
 	}
 }
 
+func TestUTF8OriginalRecipient(t *testing.T) {
+	for in, want := range map[string]string{
+		`utf-8;\x{E9}@b`: "é@b", "UTF-8;é@b": "é@b", `utf-8;a+b=c@\x{1F600}.example`: "a+b=c@\U0001F600.example", `utf-8;a\x{5C}b`: `a\b`,
+	} {
+		if o, err := ParseOriginalRecipient(in); err != nil || o.Type != "utf-8" || o.Address != want {
+			t.Errorf("%q: %v, %v", in, o, err)
+		}
+	}
+	for _, in := range []string{`utf-8;a\`, `utf-8;a\b}`, `utf-8;\x{}`, `utf-8;\x{E9`, `utf-8;\x{0A}`, `utf-8;\x{D800}`, `utf-8;\x{110000}`, `utf-8;\x{e9}`, "utf-8;\xff", "rfc822;é@b"} {
+		if o, err := ParseOriginalRecipient(in); err == nil || o != (OriginalRecipient{}) {
+			t.Errorf("%q: %v, %v; want an error", in, o, err)
+		}
+	}
+	if s := (OriginalRecipient{"utf-8", "ü+x@b"}).Encode(); s != `utf-8;\x{FC}\x{2B}x@b` {
+		t.Error(s)
+	}
+}
+
+// FuzzOriginalRecipient: what is accepted is printable, and is encoded in ASCII
+// to what gives the same again, unless that is too long to be said.
+func FuzzOriginalRecipient(f *testing.F) {
+	for _, s := range []string{"rfc822;a+2Bb@c", `utf-8;\x{E9}@b`, "UTF-8;é+\\@b", "x-400;+20", "rfc822;+C3+A9"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		o, err := ParseOriginalRecipient(s)
+		if err != nil {
+			if o != (OriginalRecipient{}) {
+				t.Fatalf("%q: %v with %v", s, err, o)
+			}
+			return
+		}
+		if o.Type == "" || o.Address == "" || CheckText(o.String()) != nil || len(o.String()) > MaxRecipient {
+			t.Fatalf("%q: %q", s, o)
+		}
+		enc := o.Encode()
+		if strings.Trim(enc, printable) != "" || len(enc) > MaxRecipient {
+			t.Fatalf("%q is encoded as %q", o, enc)
+		}
+		if enc == "" {
+			if 10*len(s) < MaxRecipient {
+				t.Fatalf("%q is not encoded", o)
+			}
+			return
+		}
+		if back, err := ParseOriginalRecipient(enc); err != nil || back != o {
+			t.Fatalf("%q: %q gives %q, %v", s, enc, back, err)
+		}
+	})
+}
+
+// printable are the characters of ASCII that a parameter may have.
+const printable = "!\"#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdefghijklmnopqrstuvwxyz{|}~"
+
+// FuzzNotify: what is accepted has one form, which gives it back; of what is
+// refused nothing is left.
+func FuzzNotify(f *testing.F) {
+	for _, s := range []string{"NEVER", "success,FAILURE", "DELAY", "NEVER,DELAY", ","} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		n, err := ParseNotify(s)
+		if err != nil {
+			if n != 0 {
+				t.Fatalf("%q: %v with %v", s, err, n)
+			}
+			return
+		}
+		if back, err := ParseNotify(n.String()); n == 0 || !n.Valid() || err != nil || back != n {
+			t.Fatalf("%q: %v gives %v, %v", s, n, back, err)
+		}
+	})
+}
+
 // FuzzXtext: what decodes is printable and encodes to something that decodes to the same.
 func FuzzXtext(f *testing.F) {
 	f.Add("a+2Bb")
@@ -92,7 +167,7 @@ func FuzzXtext(f *testing.F) {
 			}
 			return
 		}
-		if err := CheckText(out); err != nil {
+		if err := CheckText(out); err != nil || strings.Trim(s, printable) != "" || strings.Trim(EncodeXtext(out), printable) != "" {
 			t.Fatalf("%q decodes to %q: %v", s, out, err)
 		}
 		if back, err := DecodeXtext(EncodeXtext(out)); err != nil || back != out {

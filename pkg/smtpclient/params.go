@@ -40,8 +40,8 @@ func (m *Message) mailCommand(x Extensions) string {
 		if ret := m.Return.String(); ret != "" {
 			b.WriteString(" RET=" + ret)
 		}
-		if m.EnvID != "" {
-			b.WriteString(" ENVID=" + dsn.EncodeXtext(m.EnvID))
+		if id := dsn.EncodeXtext(m.EnvID); id != "" && len(id) <= dsn.MaxEnvID {
+			b.WriteString(" ENVID=" + id)
 		}
 	}
 	return b.String()
@@ -77,30 +77,10 @@ func rcptCommand(r *envelope.Recipient, x Extensions) string {
 			o.Type = "utf-8"
 		}
 	}
-	if value := orcpt(o); value != "" && len(value) <= dsn.MaxRecipient {
+	if value := o.Encode(); value != "" {
 		command += " ORCPT=" + value
 	}
 	return command
-}
-
-// orcpt encodes an original recipient: as xtext, or for the type utf-8 in the
-// form that needs no SMTPUTF8 (RFC 6533, section 3).
-func orcpt(o dsn.OriginalRecipient) string {
-	switch o.Type {
-	case "":
-		return ""
-	case "utf-8":
-		var b strings.Builder
-		for _, r := range o.Address {
-			if r <= ' ' || r > '~' || r == '+' || r == '=' {
-				fmt.Fprintf(&b, `\x{%02X}`, r)
-			} else {
-				b.WriteRune(r)
-			}
-		}
-		return o.Type + ";" + b.String()
-	}
-	return o.Type + ";" + dsn.EncodeXtext(o.Address)
 }
 
 // maxHeader bounds the look at a header, in octets. A longer one is taken to
