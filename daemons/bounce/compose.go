@@ -6,6 +6,7 @@ import (
 	"io"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"posthouse/pkg/addr"
 	"posthouse/pkg/dsn"
@@ -38,11 +39,11 @@ func (r *report) compose() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	utf8 := r.isUTF8()
+	global := r.isUTF8()
 	boundary := r.boundary(original)
 	var b, text bytes.Buffer
 	r.text(&text)
-	r.header(&b, boundary, utf8 || !isASCII(original) || !isASCII(text.Bytes()))
+	r.header(&b, boundary, global || !isASCII(original) || !isASCII(text.Bytes()))
 	part := func(description, contentType string) {
 		fmt.Fprintf(&b, "\r\n--%s\r\nContent-Description: %s\r\nContent-Type: %s\r\n", boundary, description, contentType)
 	}
@@ -52,15 +53,15 @@ func (r *report) compose() ([]byte, error) {
 	}
 	b.WriteString("\r\n")
 	b.Write(text.Bytes())
-	part("Delivery report", choose(utf8, "message/global-delivery-status", "message/delivery-status"))
+	part("Delivery report", choose(global, "message/global-delivery-status", "message/delivery-status"))
 	b.WriteString("\r\n")
 	r.status(&b)
 	switch {
-	case full && utf8:
+	case full && global:
 		part(r.kindText().attached, "message/global")
 	case full:
 		part(r.kindText().attached, "message/rfc822")
-	case utf8:
+	case global:
 		part(r.kindText().attached+" (header)", "message/global-headers")
 	default:
 		part(r.kindText().attached+" (header)", "text/rfc822-headers")
@@ -78,7 +79,7 @@ func (r *report) compose() ([]byte, error) {
 }
 
 func (r *report) header(b *bytes.Buffer, boundary string, eightBit bool) {
-	utf8 := r.isUTF8()
+	global := r.isUTF8()
 	fmt.Fprintf(b, "Date: %s\r\n", r.now.Format(dateFormat))
 	fmt.Fprintf(b, "From: Mail Delivery System <MAILER-DAEMON@%s>\r\n", r.origin)
 	fmt.Fprintf(b, "Subject: %s\r\n", choose(r.postmaster, "Postmaster copy: ", "")+r.kindText().subject)
@@ -88,7 +89,7 @@ func (r *report) header(b *bytes.Buffer, boundary string, eightBit bool) {
 	fmt.Fprintf(b, "Message-Id: <%s.%s.%d@%s>\r\n", r.now.UTC().Format("20060102150405"), r.QueueID, r.Kind, r.hostname)
 	b.WriteString("MIME-Version: 1.0\r\n")
 	fmt.Fprintf(b, "Content-Type: multipart/report; report-type=%s;\r\n\tboundary=\"%s\"\r\n",
-		choose(utf8, "global-delivery-status", "delivery-status"), boundary)
+		choose(global, "global-delivery-status", "delivery-status"), boundary)
 	if eightBit {
 		b.WriteString("Content-Transfer-Encoding: 8bit\r\n")
 	}
@@ -141,7 +142,7 @@ func (r *report) text(b *bytes.Buffer) {
 func (r *report) status(b *bytes.Buffer) {
 	fmt.Fprintf(b, "Reporting-MTA: dns; %s\r\n", r.hostname)
 	if r.Envelope.EnvID != "" {
-		field(b, "Original-Envelope-Id", r.Envelope.EnvID)
+		field(b, "Original-Envelope-Id", r.said(r.Envelope.EnvID))
 	}
 	fmt.Fprintf(b, "X-Posthouse-Queue-ID: %s\r\n", r.QueueID)
 	if s := r.Envelope.Sender; !s.IsNull() {
@@ -157,7 +158,11 @@ func (r *report) recipient(b *bytes.Buffer, rcpt *bounce.Recipient) {
 	b.WriteString("\r\n")
 	field(b, "Final-Recipient", addressType(rcpt.Address)+"; "+rcpt.Address.String())
 	if rcpt.ORCPT != (dsn.OriginalRecipient{}) {
-		field(b, "Original-Recipient", rcpt.ORCPT.String())
+		o := rcpt.ORCPT.String()
+		if enc := rcpt.ORCPT.Encode(); rcpt.ORCPT.Type == "utf-8" && !r.isUTF8() && enc != "" {
+			o = enc // RFC 6533, section 3
+		}
+		field(b, "Original-Recipient", r.said(o))
 	}
 	action, status := r.kindText().action, rcpt.Status
 	if r.Kind == bounce.Success && rcpt.Relayed {
@@ -167,22 +172,27 @@ func (r *report) recipient(b *bytes.Buffer, rcpt *bounce.Recipient) {
 		status = status.With(dsn.Transient)
 	}
 	fmt.Fprintf(b, "Action: %s\r\nStatus: %s\r\n", action, status)
-	said := ascii // what hosts say may be in any language; the fields are in ASCII
-	if r.isUTF8() {
-		said = func(s string) string { return s }
-	}
 	switch {
 	case rcpt.RemoteMTA != "":
-		field(b, "Remote-MTA", "dns; "+said(rcpt.RemoteMTA))
+		field(b, "Remote-MTA", "dns; "+r.said(rcpt.RemoteMTA))
 		if rcpt.Diagnostic != "" {
-			field(b, "Diagnostic-Code", "smtp; "+said(rcpt.Diagnostic))
+			field(b, "Diagnostic-Code", "smtp; "+r.said(rcpt.Diagnostic))
 		}
 	case rcpt.Text != "":
-		field(b, "Diagnostic-Code", "X-Posthouse; "+said(rcpt.Text))
+		field(b, "Diagnostic-Code", "X-Posthouse; "+r.said(rcpt.Text))
 	}
 	if r.Kind == bounce.Delay {
 		fmt.Fprintf(b, "Will-Retry-Until: %s\r\n", r.Expires.Format(dateFormat))
 	}
+}
+
+// said is what somebody has said, in any language; fields are in ASCII unless
+// the report is in the forms of RFC 6533.
+func (r *report) said(s string) string {
+	if r.isUTF8() {
+		return s
+	}
+	return ascii(s)
 }
 
 // original reads what is given back: all of it where it is small and the sender
@@ -194,7 +204,7 @@ func (r *report) original() (b []byte, full bool, err error) {
 		n = min(n, maxHeader)
 	}
 	b = make([]byte, n)
-	if _, err := r.content.ReadAt(b, r.Offset); err != nil {
+	if got, err := r.content.ReadAt(b, r.Offset); got < len(b) {
 		return nil, false, fmt.Errorf("read the message: %w", err)
 	}
 	if full {
@@ -210,10 +220,11 @@ func (r *report) original() (b []byte, full bool, err error) {
 	return b[:bytes.LastIndexByte(b, '\n')+1], false, nil
 }
 
-// boundary is one that no line of the original begins with.
+// boundary is one that no line of the original begins with. It has 70 characters
+// at most (RFC 2046, section 5.1.1).
 func (r *report) boundary(original []byte) string {
 	for n := 0; ; n++ {
-		s := fmt.Sprintf("%s.%d/%s", r.QueueID, r.now.Unix()+int64(n), r.hostname)
+		s := fmt.Sprintf("%.70s", fmt.Sprintf("%s.%d/%s", r.QueueID, r.now.Unix()+int64(n), ascii(r.hostname)))
 		if !bytes.Contains(original, []byte(s)) {
 			return s
 		}
@@ -276,6 +287,9 @@ func fold(s, indent string) string {
 	for _, word := range strings.Fields(s) {
 		for len(word) > most-len(indent) {
 			cut := most - len(indent)
+			for !utf8.RuneStart(word[cut]) {
+				cut--
+			}
 			b.WriteString("\r\n" + indent + word[:cut])
 			word, column = word[cut:], most
 		}
