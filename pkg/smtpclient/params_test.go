@@ -33,6 +33,7 @@ type accepted struct {
 
 func (*accepted) Connect(*smtpserver.Session) *smtpserver.Reply      { return nil }
 func (*accepted) Helo(*smtpserver.Session, string) *smtpserver.Reply { return nil }
+func (*accepted) Refused(*smtpserver.Session, smtpserver.Refusal)    {}
 
 func (a *accepted) Mail(_ *smtpserver.Session, m *smtpserver.Mail) *smtpserver.Reply {
 	a.mail = m
