@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -175,7 +176,7 @@ type taken struct {
 func pickup(t *testing.T, verdict *dsn.Error) (path string, took <-chan taken) {
 	t.Helper()
 	all := make(chan taken, 10)
-	path = ipctest.Serve(t, cleanup.Protocol, func(c *ipc.Conn, b []byte) error {
+	path = ipctest.Serve(t, cleanup.Protocol, func(c *ipc.Conn, b []byte, _ *os.File) error {
 		r, err := cleanup.DecodeRequest(b)
 		if err != nil {
 			return err
