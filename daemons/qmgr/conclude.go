@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -49,12 +48,7 @@ func (msg *message) wants(i uint32, r *queue.RecipientState) bounce.Kind {
 
 // append writes an outcome into the queue file. msg.file is held.
 func (m *manager) append(msg *message, o queue.Outcome) error {
-	f, err := m.spool.active.OpenWrite(msg.id)
-	if err != nil {
-		return err
-	}
-	err = msg.q.Append(f, o)
-	return errors.Join(err, f.Close())
+	return m.spool.append(m.spool.active, msg.id, msg.q, o)
 }
 
 // maxResults keeps a record within what queue.Append takes.
@@ -134,7 +128,7 @@ func (m *manager) wishFor(msg *message) wish {
 }
 
 func (m *manager) remove(msg *message, how string) bool {
-	if err := m.spool.active.Remove(msg.id); err != nil {
+	if err := m.spool.remove(m.spool.active, msg.id); err != nil {
 		m.log.Error(msg.fields(), "%s: %v", msg.id, err)
 		return false
 	}
@@ -204,12 +198,12 @@ func (m *manager) notify(msg *message, kind bounce.Kind, rcpts []uint32) error {
 	defer msg.file.Unlock()
 	err := m.write(msg)
 	if err == nil {
-		err = m.flush(msg)
+		err = m.spool.flush(m.spool.active, msg.id)
 	}
 	if err != nil {
 		return fmt.Errorf("outcomes: %w", err)
 	}
-	file, err := m.spool.active.Open(msg.id)
+	file, err := m.spool.open(m.spool.active, msg.id)
 	if err != nil {
 		return err
 	}
@@ -230,15 +224,6 @@ func (m *manager) notify(msg *message, kind bounce.Kind, rcpts []uint32) error {
 		m.note(msg, queue.Outcome{Reported: rcpts})
 	}
 	return nil
-}
-
-// flush makes the outcomes durable. msg.file is held.
-func (m *manager) flush(msg *message) error {
-	f, err := m.spool.active.OpenWrite(msg.id)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
 }
 
 // warn tells the sender, once, that a message is still on its way.
@@ -300,7 +285,7 @@ func (m *manager) file(msg *message, want wish) bool {
 	}
 	switch {
 	case want == wantHold:
-		err = m.spool.active.Move(msg.id, m.spool.held)
+		err = m.spool.move(m.spool.active, msg.id, m.spool.held)
 	case want == wantRequeue, m.ctx.Err() != nil: // not its fault: the next process tries at once
 		err = m.fileDue(m.spool.active, msg.id)
 	default:

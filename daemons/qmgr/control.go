@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"time"
 
 	"posthouse/pkg/ipc"
 	"posthouse/pkg/maillog"
@@ -216,11 +215,11 @@ func (o *operation) move(p place, d *queue.Directory, id queueid.ID) error {
 			}
 		}
 		if o.op == queuectl.Delete {
-			return d.Remove(id)
+			return o.spool.remove(d, id)
 		}
-		return d.Move(id, o.spool.held)
+		return o.spool.move(d, id, o.spool.held)
 	case queuectl.Requeue:
-		if err := markNew(d, id, o.now()); err != nil {
+		if err := o.markNew(d, id); err != nil {
 			return err
 		}
 	case queuectl.Release, queuectl.Retry:
@@ -242,14 +241,15 @@ func complete(d *queue.Directory, id queueid.ID) error {
 }
 
 // markNew has a message treated as new when it is taken up.
-func markNew(d *queue.Directory, id queueid.ID, now time.Time) error {
-	f, err := d.OpenWrite(id)
+func (o *operation) markNew(d *queue.Directory, id queueid.ID) error {
+	f, err := o.spool.open(d, id)
 	if err != nil {
 		return err
 	}
+	defer f.Close() // opened for reading
 	q, err := queue.Read(f)
-	if err == nil {
-		err = q.Append(f, queue.Outcome{Requeue: now})
+	if err != nil {
+		return err
 	}
-	return errors.Join(err, f.Close())
+	return o.spool.append(d, id, q, queue.Outcome{Requeue: o.now()})
 }

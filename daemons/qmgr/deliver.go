@@ -93,7 +93,7 @@ func (m *manager) try(e *entry) attempt {
 	failed := func(reason *dsn.Error, signal schedule.Signal) attempt {
 		return attempt{e.all(result(reason)), signal, reason, true}
 	}
-	file, err := m.spool.active.Open(e.id)
+	file, err := m.spool.open(m.spool.active, e.id)
 	if err != nil {
 		m.log.Error(e.fields(), "%s: %v", e.id, err)
 		return failed(dsn.Errorf("4.3.0", "queue file error"), schedule.Nothing)

@@ -93,7 +93,7 @@ func (m *manager) load(msg *message) {
 func (m *manager) read(msg *message) bool {
 	var f *os.File
 	err := m.spool.in(msg.from, func(d *queue.Directory) (err error) {
-		f, err = d.Open(msg.id)
+		f, err = m.spool.open(d, msg.id)
 		return err
 	})
 	if errors.Is(err, fs.ErrNotExist) {
@@ -115,7 +115,7 @@ func (m *manager) read(msg *message) bool {
 		return false
 	case err != nil && isDamage(err):
 		m.log.Error(msg.fields(), "%s: moved to %s: %v", msg.id, queue.Corrupt, err)
-		if err := m.spool.in(msg.from, func(d *queue.Directory) error { return d.Move(msg.id, m.spool.damaged) }); err != nil {
+		if err := m.spool.in(msg.from, func(d *queue.Directory) error { return m.spool.move(d, msg.id, m.spool.damaged) }); err != nil {
 			m.log.Error(msg.fields(), "%s: %v", msg.id, err)
 		}
 		return false
@@ -127,7 +127,7 @@ func (m *manager) read(msg *message) bool {
 	if msg.from.queue == queue.Active {
 		return true
 	}
-	if err := m.spool.in(msg.from, func(d *queue.Directory) error { return d.Move(msg.id, m.spool.active) }); err != nil {
+	if err := m.spool.in(msg.from, func(d *queue.Directory) error { return m.spool.move(d, msg.id, m.spool.active) }); err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
 			m.log.Warn(msg.fields(), "%s: left alone for now: %v", msg.id, err)
 			m.postpone(msg)
@@ -146,7 +146,7 @@ func (m *manager) clear(msg *message, f *os.File) {
 		return
 	}
 	m.log.Info(msg.fields(), "%s: removed: was never completed", msg.id)
-	if err := m.spool.incoming.Remove(msg.id); err != nil {
+	if err := m.spool.remove(m.spool.incoming, msg.id); err != nil {
 		m.log.Warn(msg.fields(), "%s: %v", msg.id, err)
 	}
 }

@@ -16,6 +16,63 @@ import (
 type spool struct {
 	base                            string
 	incoming, active, held, damaged *queue.Directory
+
+	// fault comes before every system call whose failure matters, with a word
+	// for it, and makes it fail; nil outside of tests.
+	fault func(call string, id queueid.ID) error
+}
+
+func (s *spool) struck(call string, id queueid.ID) error {
+	if s.fault == nil {
+		return nil
+	}
+	return s.fault(call, id)
+}
+
+// open opens a message for reading.
+func (s *spool) open(d *queue.Directory, id queueid.ID) (*os.File, error) {
+	if err := s.struck("open", id); err != nil {
+		return nil, err
+	}
+	return d.Open(id)
+}
+
+func (s *spool) move(from *queue.Directory, id queueid.ID, to *queue.Directory) error {
+	if err := s.struck("rename", id); err != nil {
+		return err
+	}
+	return from.Move(id, to)
+}
+
+func (s *spool) remove(d *queue.Directory, id queueid.ID) error {
+	if err := s.struck("unlink", id); err != nil {
+		return err
+	}
+	return d.Remove(id)
+}
+
+// append writes an outcome into the file of a message, which is q.
+func (s *spool) append(d *queue.Directory, id queueid.ID, q *queue.Message, o queue.Outcome) error {
+	if err := s.struck("write", id); err != nil {
+		return err
+	}
+	f, err := d.OpenWrite(id)
+	if err != nil {
+		return err
+	}
+	return errors.Join(q.Append(f, o), f.Close())
+}
+
+// flush makes the outcomes of a message durable.
+func (s *spool) flush(d *queue.Directory, id queueid.ID) error {
+	if err := s.struck("fsync", id); err != nil {
+		return err
+	}
+	f, err := d.OpenWrite(id)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
 }
 
 func openSpool(base string) (*spool, error) {
@@ -62,6 +119,9 @@ func (s *spool) in(p place, f func(*queue.Directory) error) error {
 // deferred returns the names of the buckets in deferred/, in order, and the
 // messages that are in no bucket, where nobody would look for them.
 func (s *spool) deferred() (buckets []string, strays []queueid.ID, err error) {
+	if err := s.struck("readdir", queueid.ID{}); err != nil {
+		return nil, nil, err
+	}
 	entries, err := os.ReadDir(filepath.Join(s.base, queue.Deferred))
 	if err != nil {
 		return nil, nil, err
@@ -85,7 +145,9 @@ func (s *spool) makeDue(name string) (to string, err error) {
 	dir := filepath.Join(s.base, queue.Deferred)
 	for n := 1; n < 1_000_000; n++ {
 		to = fmt.Sprintf("%0*d", len(dueBucket), n)
-		err = os.Rename(filepath.Join(dir, name), filepath.Join(dir, to))
+		if err = s.struck("rename", queueid.ID{}); err == nil {
+			err = os.Rename(filepath.Join(dir, name), filepath.Join(dir, to))
+		}
 		if !errors.Is(err, fs.ErrExist) { // which ENOTEMPTY is, too
 			break
 		}
@@ -101,15 +163,21 @@ func (s *spool) count(bucket string) (n uint32, err error) {
 
 // file moves a message to a bucket, which is made if need be.
 func (s *spool) file(from *queue.Directory, id queueid.ID, bucket string) error {
+	if err := s.struck("mkdir", id); err != nil {
+		return err
+	}
 	path := filepath.Join(s.base, queue.Deferred, bucket)
 	if err := os.Mkdir(path, 0o770); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return s.in(place{queue.Deferred, bucket}, func(d *queue.Directory) error { return from.Move(id, d) })
+	return s.in(place{queue.Deferred, bucket}, func(d *queue.Directory) error { return s.move(from, id, d) })
 }
 
 // removeBucket removes a bucket if it is empty, and says whether it is gone.
 func (s *spool) removeBucket(name string) bool {
+	if s.struck("rmdir", queueid.ID{}) != nil {
+		return false
+	}
 	err := os.Remove(filepath.Join(s.base, queue.Deferred, name))
 	return err == nil || errors.Is(err, fs.ErrNotExist)
 }
