@@ -37,7 +37,7 @@ type Maildir struct {
 // Open returns a Maildir for the mail store at base. host is the name of this
 // machine, which becomes part of file names.
 func Open(base, host string, sync Syncer) (*Maildir, error) {
-	f, err := os.OpenFile(base, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	f, err := os.OpenFile(base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("mail store: %w", err)
 	}
@@ -70,7 +70,7 @@ func (m *Maildir) Deliver(path []string, head string, content io.Reader) error {
 	if errors.As(err, &e) {
 		return e
 	}
-	return &dsn.Error{Status: statusOf(err), Text: "maildir delivery failed: " + err.Error()}
+	return &dsn.Error{Status: statusOf(err), Text: fmt.Sprintf("maildir delivery failed: %s: %v", strings.Join(path, "/"), err)}
 }
 
 // statusOf tells which errors of the file system are a verdict. All but a quota
@@ -135,91 +135,79 @@ func finalName(f *os.File, now time.Time, host string) (string, error) {
 }
 
 // open opens tmp/ and new/ of the Maildir at path, and makes what is missing.
+//
+// It walks name by name. openat2 would do it in one call, but the system call
+// filters of containers refuse it as unknown.
 func (m *Maildir) open(path []string) (tmp, fresh *os.File, err error) {
-	for _, name := range path {
+	at := int(m.base.Fd())
+	for i, name := range path {
 		if err := CheckComponent(name); err != nil {
 			return nil, nil, &dsn.Error{Status: dsn.MustParse("5.1.3"), Text: err.Error()}
 		}
-	}
-	at := strings.Join(path, "/")
-	if tmp, err = m.beneath(at + "/tmp"); err == nil {
-		if fresh, err = m.beneath(at + "/new"); err == nil {
-			return tmp, fresh, nil
-		}
-		tmp.Close()
-	}
-	if !errors.Is(err, unix.ENOENT) {
-		return nil, nil, err
-	}
-	return m.make(path)
-}
-
-// beneath opens a directory of the mail store. Nothing on the way there is a link.
-func (m *Maildir) beneath(path string) (*os.File, error) {
-	how := unix.OpenHow{Flags: dirFlags, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS}
-	for {
-		fd, err := unix.Openat2(int(m.base.Fd()), path, &how)
-		switch {
-		case err == nil:
-			return os.NewFile(uintptr(fd), path), nil
-		case errors.Is(err, unix.EINTR):
-			continue
-		}
-		return nil, fmt.Errorf("open %s: %w", path, err)
-	}
-}
-
-// make makes a Maildir, and the directories above it, as far as they are missing.
-func (m *Maildir) make(path []string) (tmp, fresh *os.File, err error) {
-	fd, err := unix.Openat(int(m.base.Fd()), ".", dirFlags, 0)
-	if err != nil {
-		return nil, nil, fmt.Errorf("mail store: %w", err)
-	}
-	at := os.NewFile(uintptr(fd), ".")
-	for _, name := range path {
 		next, err := openSub(at, name)
-		at.Close()
+		if i > 0 {
+			unix.Close(at)
+		}
 		if err != nil {
 			return nil, nil, err
 		}
 		at = next
 	}
-	defer at.Close()
-	// IMAP servers expect it; delivery does not use it.
-	if cur, err := openSub(at, "cur"); err == nil {
-		cur.Close()
+	if len(path) > 0 {
+		defer unix.Close(at)
 	}
-	if tmp, err = openSub(at, "tmp"); err != nil {
+	tmpFd, err := openSub(at, "tmp")
+	if err != nil {
 		return nil, nil, err
 	}
-	if fresh, err = openSub(at, "new"); err != nil {
-		tmp.Close()
+	freshFd, err := openNew(at)
+	if err != nil {
+		unix.Close(tmpFd)
 		return nil, nil, err
 	}
-	return tmp, fresh, nil
+	return os.NewFile(uintptr(tmpFd), "tmp"), os.NewFile(uintptr(freshFd), "new"), nil
 }
 
-const dirFlags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+// openNew opens new/ of the Maildir at. Where it is missing, cur/ comes with it:
+// IMAP servers expect that, delivery does not use it.
+func openNew(at int) (int, error) {
+	fd, err := openDir(at, "new")
+	if !errors.Is(err, unix.ENOENT) {
+		return fd, err
+	}
+	if cur, err := openSub(at, "cur"); err == nil {
+		unix.Close(cur)
+	}
+	return openSub(at, "new")
+}
 
-// openSub opens a directory, which is no link, and makes it where it is missing.
-// A new directory is synced into its parent, for a message in it is only as
-// durable as the path that leads there.
-func openSub(at *os.File, name string) (*os.File, error) {
+// openSub opens a directory and makes it where it is missing. A new directory
+// is synced into its parent, for a message in it is only as durable as the path
+// that leads there.
+func openSub(at int, name string) (int, error) {
 	for {
-		fd, err := unix.Openat(int(at.Fd()), name, dirFlags, 0)
+		fd, err := openDir(at, name)
+		if !errors.Is(err, unix.ENOENT) {
+			return fd, err
+		}
+		if err := unix.Mkdirat(at, name, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
+			return -1, fmt.Errorf("mkdir %s: %w", name, err)
+		}
+		if err := unix.Fsync(at); err != nil {
+			return -1, fmt.Errorf("sync parent of %s: %w", name, err)
+		}
+	}
+}
+
+// openDir opens a directory, which is no link.
+func openDir(at int, name string) (int, error) {
+	for {
+		fd, err := unix.Openat(at, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 		switch {
 		case err == nil:
-			return os.NewFile(uintptr(fd), name), nil
-		case errors.Is(err, unix.EINTR):
-			continue
-		case !errors.Is(err, unix.ENOENT):
-			return nil, fmt.Errorf("open %s: %w", name, err)
-		}
-		if err := unix.Mkdirat(int(at.Fd()), name, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
-			return nil, fmt.Errorf("mkdir %s: %w", name, err)
-		}
-		if err := at.Sync(); err != nil {
-			return nil, fmt.Errorf("sync parent of %s: %w", name, err)
+			return fd, nil
+		case !errors.Is(err, unix.EINTR):
+			return -1, fmt.Errorf("open %s: %w", name, err)
 		}
 	}
 }
