@@ -14,7 +14,9 @@
 //
 // # Reliability
 //
-// Exit status 0 means that the message is in the queue, on disk.
+// Exit status 0 means that the message is in the queue, on disk. The message is
+// read to its end before pickup hears of it: in memory, or in a file without a
+// name where it is large.
 //
 // # Standards
 //
@@ -22,7 +24,7 @@
 //
 // # Files
 //
-// /run/posthouse/public/submit, /run/posthouse/public/showq.
+// /run/posthouse/public/submit, /run/posthouse/public/showq; $TMPDIR.
 package main
 
 import (
@@ -52,8 +54,8 @@ import (
 
 func main() { os.Exit(run(filepath.Base(os.Args[0]), os.Args[1:], cli.Std())) }
 
-// timeouts of the whole command. A caller that pipes a message slowly is its own
-// matter; what bounds it is pickup.
+// Timeouts of what is asked of the mail system. A caller may take all the time
+// that it wants to write its message.
 const (
 	submitTimeout = time.Hour
 	listTimeout   = 10 * time.Minute
@@ -73,10 +75,8 @@ func run(program string, args []string, std cli.Streams) int {
 		return flush(std)
 	case submitMode:
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), submitTimeout)
-	defer cancel()
 	s := submission{options: o, client: cleanup.NewClient(cleanup.SubmitPath)}
-	if err := s.run(ctx, std.In); err != nil {
+	if err := s.run(std.In); err != nil {
 		return std.Errorf(statusOf(err), "%s: %v", program, err)
 	}
 	return cli.OK
@@ -112,7 +112,7 @@ type submission struct {
 	client *cleanup.Client
 }
 
-func (s *submission) run(ctx context.Context, stdin io.Reader) error {
+func (s *submission) run(stdin io.Reader) error {
 	e, err := s.envelope()
 	if err != nil {
 		return err
@@ -129,12 +129,27 @@ func (s *submission) run(ctx context.Context, stdin io.Reader) error {
 	if len(e.Recipients) == 0 {
 		return usageError{errors.New("no recipient addresses found")}
 	}
+	var b body
+	defer b.close()
+	if err := b.readAhead(in); err != nil {
+		return err
+	}
+	return s.submit(e, h, &b)
+}
+
+// submit puts the message into the queue.
+func (s *submission) submit(e *envelope.Envelope, h *head, b *body) error {
+	ctx, cancel := context.WithTimeout(context.Background(), submitTimeout)
+	defer cancel()
 	t, err := s.client.Begin(ctx, e)
 	if err != nil {
 		return explain(err)
 	}
 	defer t.Abort()
-	if err := s.copy(t, in, h, e.Sender); err != nil {
+	if err := s.copyHead(t, h, e.Sender); err != nil {
+		return err
+	}
+	if err := b.writeTo(t); err != nil {
 		return err
 	}
 	return explain(t.Commit())
@@ -149,7 +164,7 @@ func explain(err error) error {
 	return err
 }
 
-func (s *submission) copy(t io.Writer, in *input, h *head, sender addr.Mailbox) error {
+func (s *submission) copyHead(t io.Writer, h *head, sender addr.Mailbox) error {
 	if !h.hasFrom {
 		// The mail system completes the rest, but does not know the name.
 		from := fromField(s.fullName(), sender)
@@ -160,21 +175,8 @@ func (s *submission) copy(t io.Writer, in *input, h *head, sender addr.Mailbox) 
 			return err
 		}
 	}
-	if _, err := t.Write(h.raw); err != nil {
-		return err
-	}
-	for {
-		line, err := in.next()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return inputError{err}
-		}
-		if _, err := t.Write(line); err != nil {
-			return err
-		}
-	}
+	_, err := t.Write(h.raw)
+	return err
 }
 
 func (s *submission) recipient(m addr.Mailbox) envelope.Recipient {

@@ -175,6 +175,12 @@ type taken struct {
 // pickup is a submission service in its place, with one verdict on every message.
 func pickup(t *testing.T, verdict *dsn.Error) (path string, took <-chan taken) {
 	t.Helper()
+	return busyPickup(t, func() *dsn.Error { return nil }, verdict)
+}
+
+// busyPickup is a submission service that begins a message when busy says so.
+func busyPickup(t *testing.T, busy func() *dsn.Error, verdict *dsn.Error) (path string, took <-chan taken) {
+	t.Helper()
 	all := make(chan taken, 10)
 	path = ipctest.Serve(t, cleanup.Protocol, func(c *ipc.Conn, b []byte, _ *os.File) error {
 		r, err := cleanup.DecodeRequest(b)
@@ -185,6 +191,9 @@ func pickup(t *testing.T, verdict *dsn.Error) (path string, took <-chan taken) {
 			m := ipc.NewMessage()
 			r.Encode(m)
 			return c.Send(m)
+		}
+		if err := busy(); err != nil {
+			return answer(cleanup.Reply{Err: err})
 		}
 		id := queueid.New(time.Now(), 1)
 		got := taken{e: r.Envelope}
@@ -214,7 +223,7 @@ func submit(t *testing.T, path, in string, args ...string) int {
 		return cli.Usage
 	}
 	s := submission{options: o, client: cleanup.NewClient(path)}
-	if err := s.run(t.Context(), strings.NewReader(in)); err != nil {
+	if err := s.run(strings.NewReader(in)); err != nil {
 		t.Log(err)
 		return statusOf(err)
 	}
