@@ -61,6 +61,15 @@ const (
 	listTimeout   = 10 * time.Minute
 )
 
+// A mail system that is busy, as where a user has too many messages under way at
+// once, is asked again with longer and longer pauses, until patience ends: few
+// callers of sendmail try again, although they are told to.
+const (
+	patience     = 2 * time.Minute
+	firstPause   = 50 * time.Millisecond
+	longestPause = 5 * time.Second
+)
+
 func run(program string, args []string, std cli.Streams) int {
 	o, err := parseOptions(program, args)
 	if err != nil {
@@ -75,7 +84,7 @@ func run(program string, args []string, std cli.Streams) int {
 		return flush(std)
 	case submitMode:
 	}
-	s := submission{options: o, client: cleanup.NewClient(cleanup.SubmitPath)}
+	s := submission{options: o, client: cleanup.NewClient(cleanup.SubmitPath), patience: patience}
 	if err := s.run(std.In); err != nil {
 		return std.Errorf(statusOf(err), "%s: %v", program, err)
 	}
@@ -109,7 +118,8 @@ func statusOf(err error) int {
 
 type submission struct {
 	*options
-	client *cleanup.Client
+	client   *cleanup.Client
+	patience time.Duration
 }
 
 func (s *submission) run(stdin io.Reader) error {
@@ -141,7 +151,7 @@ func (s *submission) run(stdin io.Reader) error {
 func (s *submission) submit(e *envelope.Envelope, h *head, b *body) error {
 	ctx, cancel := context.WithTimeout(context.Background(), submitTimeout)
 	defer cancel()
-	t, err := s.client.Begin(ctx, e)
+	t, err := s.begin(ctx, e)
 	if err != nil {
 		return explain(err)
 	}
@@ -153,6 +163,28 @@ func (s *submission) submit(e *envelope.Envelope, h *head, b *body) error {
 		return err
 	}
 	return explain(t.Commit())
+}
+
+func (s *submission) begin(ctx context.Context, e *envelope.Envelope) (*cleanup.Transaction, error) {
+	end := time.Now().Add(s.patience)
+	for pause := firstPause; ; pause = min(2*pause, longestPause) {
+		t, err := s.client.Begin(ctx, e)
+		if !isBusy(err) || time.Now().Add(pause).After(end) {
+			return t, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(pause):
+		}
+	}
+}
+
+// isBusy reports whether err says that the mail system is busy and
+// would take the message later (RFC 3463, X.3.2).
+func isBusy(err error) bool {
+	var verdict *dsn.Error
+	return errors.As(err, &verdict) && verdict.Status.String() == "4.3.2"
 }
 
 // explain says what to do about a mail system that is off.

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -289,5 +290,43 @@ func TestStatus(t *testing.T) {
 	}
 	if got := statusOf(fmt.Errorf("connect: %w", fs.ErrPermission)); got != cli.NoPerm {
 		t.Errorf("no permission: status %d", got)
+	}
+}
+
+// TestBusy: a pickup that is busy is asked again, but not for ever, and nothing
+// else is.
+func TestBusy(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		refusals int
+		err      *dsn.Error
+		patience time.Duration
+		status   int
+		asked    int32
+	}{
+		{"for a while", 4, dsn.Errorf("4.3.2", "busy"), time.Hour, cli.OK, 5},
+		{"for too long", 1000, dsn.Errorf("4.3.2", "busy"), 2 * firstPause, cli.TempFail, 2},
+		{"not busy", 1, dsn.Errorf("4.3.1", "no space"), time.Hour, cli.TempFail, 1},
+		{"never", 1, dsn.Errorf("5.3.2", "no"), time.Hour, cli.Unavailable, 1},
+	} {
+		var asked atomic.Int32
+		path, took := busyPickup(t, func() *dsn.Error {
+			if asked.Add(1) <= int32(tt.refusals) {
+				return tt.err
+			}
+			return nil
+		}, nil)
+		s := submission{options: &options{sender: new(string), recipients: []string{"x"}}, client: cleanup.NewClient(path), patience: tt.patience}
+		status := cli.OK
+		if err := s.run(strings.NewReader("From: x\n\nbody\n")); err != nil {
+			status = statusOf(err)
+		}
+		// How often there was time to ask within a short patience is not for a test.
+		if status != tt.status || asked.Load() > tt.asked || tt.patience == time.Hour && asked.Load() != tt.asked {
+			t.Errorf("%s: status %d, asked %d times", tt.name, status, asked.Load())
+		}
+		if status == cli.OK && (<-took).content != "From: x\r\n\r\nbody\r\n" {
+			t.Errorf("%s: the message has changed", tt.name)
+		}
 	}
 }
