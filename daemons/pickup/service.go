@@ -45,6 +45,18 @@ type service struct {
 // but not hold a place for ever.
 const messageTimeout = time.Hour
 
+// message is one that a local user submits.
+type message struct {
+	*service
+	conn *ipc.Conn
+	uid  uint32
+	id   string // noQueue until it has one
+	e    *envelope.Envelope
+}
+
+// noQueue stands for the queue ID of what has none.
+const noQueue = "NOQUEUE"
+
 // handle takes one message, of which msg is the opening.
 func (s *service) handle(ctx context.Context, c *ipc.Conn, msg []byte, file *os.File) error {
 	if file != nil {
@@ -58,45 +70,71 @@ func (s *service) handle(ctx context.Context, c *ipc.Conn, msg []byte, file *os.
 	r, err := cleanup.DecodeRequest(msg)
 	switch {
 	case err != nil:
-		return fmt.Errorf("uid %d: %w", uid, err)
+		return fmt.Errorf("uid=%d: %w", uid, err)
 	case r.Kind != cleanup.KindBegin:
-		return fmt.Errorf("uid %d: content without an envelope", uid)
+		return fmt.Errorf("uid=%d: content without an envelope", uid)
 	}
+	m := &message{service: s, conn: c, uid: uid, id: noQueue, e: r.Envelope}
 	if !s.enter(uid) {
-		s.log.Warn(nil, "uid=%d: more than %d messages at once", uid, s.perUser)
-		return reply(c, cleanup.Reply{Err: dsn.Errorf("4.3.2", "you have too many messages under way")})
+		return m.refuse("MAIL", dsn.Errorf("4.3.2", "more than %d messages at once", s.perUser))
 	}
 	defer s.leave(uid)
-
 	ctx, cancel := context.WithTimeout(ctx, messageTimeout)
 	defer cancel()
-	r.Envelope.Arrival = time.Now()
-	r.Envelope.Trace = envelope.Trace{Origin: envelope.FromLocal, UID: uid}
-	id, t, err := s.queue.begin(ctx, r.Envelope)
+	return m.take(ctx)
+}
+
+// take passes the message on to cleanup, and its verdicts back.
+func (m *message) take(ctx context.Context) error {
+	// How and when it came, and for whom, is not for the client to say.
+	m.e.Arrival = time.Now()
+	m.e.Trace = envelope.Trace{Origin: envelope.FromLocal, UID: m.uid}
+	for i := range m.e.Recipients {
+		m.e.Recipients[i].Original = m.e.Recipients[i].Address
+	}
+	id, t, err := m.queue.begin(ctx, m.e)
 	if err != nil {
-		return reply(c, cleanup.Reply{Err: s.verdict(uid, err)})
+		return m.refuse("MAIL", err)
 	}
 	defer t.Abort() // harmless after Commit
-	s.log.Info(maillog.Fields{"QUEUE_ID": id.String(), "UID": strconv.Itoa(int(uid)), "SENDER": r.Envelope.Sender.String()},
-		"%s: uid=%d from=<%s>", id, uid, r.Envelope.Sender)
-	if err := reply(c, cleanup.Reply{ID: id}); err != nil {
+	m.id = id.String()
+	m.log.Info(m.fields(), "%s: uid=%d from=<%s>", m.id, m.uid, m.e.Sender)
+	if err := reply(m.conn, cleanup.Reply{ID: id}); err != nil {
 		return err
 	}
-	if err := receive(c, t); err != nil {
-		return fmt.Errorf("%s: %w", id, err)
+	if err := receive(ctx, m.conn, t); err != nil {
+		return fmt.Errorf("%s: uid=%d: %w", m.id, m.uid, err)
 	}
 	if err := t.Commit(); err != nil {
-		return reply(c, cleanup.Reply{Err: s.verdict(uid, err)})
+		return m.refuse("END-OF-MESSAGE", err)
 	}
-	return reply(c, cleanup.Reply{ID: id})
+	return reply(m.conn, cleanup.Reply{ID: id})
+}
+
+func (m *message) fields() maillog.Fields {
+	f := maillog.Fields{"UID": strconv.Itoa(int(m.uid)), "SENDER": m.e.Sender.String()}
+	if m.id != noQueue {
+		f["QUEUE_ID"] = m.id
+	}
+	return f
+}
+
+// refuse tells the client, and the log in the form in which smtpd logs refusals.
+func (m *message) refuse(verb string, err error) error {
+	e := m.verdict(err)
+	to := ""
+	if len(m.e.Recipients) == 1 { // a line of the log has no room for more
+		to = fmt.Sprintf(" to=<%s>", m.e.Recipients[0].Address)
+	}
+	m.log.Info(m.fields(), "%s: reject: %s from uid=%d: %s %s; from=<%s>%s", m.id, verb, m.uid, e.Status, e.Text, m.e.Sender, to)
+	return reply(m.conn, cleanup.Reply{Err: e})
 }
 
 // receive passes the content on up to its end. What cleanup does not take it
 // reports at the end.
-func receive(c *ipc.Conn, t transaction) error {
-	if err := c.SetReadDeadline(time.Now().Add(messageTimeout)); err != nil {
-		return err
-	}
+func receive(ctx context.Context, c *ipc.Conn, t transaction) error {
+	stop := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
 	for failed := false; ; {
 		b, err := c.Receive(ipc.MaxChunk)
 		if err != nil {
@@ -113,18 +151,18 @@ func receive(c *ipc.Conn, t transaction) error {
 			failed = err != nil
 		}
 		if r.Kind == cleanup.KindEnd {
-			return c.SetReadDeadline(time.Time{})
+			return nil
 		}
 	}
 }
 
 // verdict is what the client is told. Trouble of ours is for the log.
-func (s *service) verdict(uid uint32, err error) *dsn.Error {
+func (m *message) verdict(err error) *dsn.Error {
 	var e *dsn.Error
 	if errors.As(err, &e) {
 		return dsn.Of(e)
 	}
-	s.log.Warn(nil, "uid=%d: %v", uid, err)
+	m.log.Warn(m.fields(), "uid=%d: %v", m.uid, err)
 	return dsn.Errorf("4.3.0", "the mail system cannot take the message now")
 }
 
