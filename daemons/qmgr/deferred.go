@@ -61,9 +61,12 @@ func (m *manager) feedDeferred() {
 func (m *manager) listBuckets() bool {
 	names, strays, err := m.spool.deferred()
 	if err != nil {
-		m.log.Error(nil, "%v", err)
+		if m.said.isNew(queue.Deferred, err.Error()) {
+			m.log.Error(nil, "%v", err)
+		}
 		return false
 	}
+	m.said.forget(queue.Deferred)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, name := range names {
@@ -73,7 +76,7 @@ func (m *manager) listBuckets() bool {
 	}
 	for _, id := range strays {
 		err := m.spool.in(place{queue: queue.Deferred}, func(d *queue.Directory) error { return m.fileDue(d, id) })
-		if err != nil {
+		if err != nil && m.said.isNew(id.String(), err.Error()) {
 			m.log.Error(nil, "%v", err)
 		}
 	}

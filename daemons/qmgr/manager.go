@@ -73,6 +73,7 @@ type manager struct {
 	hold    func() (release func())
 	now     func() time.Time
 	started time.Time
+	said    said
 
 	ctx    context.Context // ends what is under way when the daemon has to go
 	cancel context.CancelFunc
@@ -93,6 +94,7 @@ type manager struct {
 	later      []located            // could not be read; tried again
 	laterDue   bool                 // now
 	scan       bool                 // incoming/ is to be looked through
+	rescan     bool                 // in a moment: a directory could not be read
 	feeding    feeder               // those that are at work
 	buckets    map[string]time.Time // all there are, and when each is taken up
 	refilled   map[string]bool      // buckets to which the administrator has added while they are taken up
@@ -105,6 +107,11 @@ func newManager(cfg func() *config.Config, log *maillog.Logger, sp *spool) *mana
 		kick: make(chan struct{}, 1), kick2: make(chan struct{}, 1), slots: make(chan struct{}, loaders),
 		agents: make(map[string]deliverer), known: make(map[queueid.ID]*message),
 		buckets: make(map[string]time.Time), refilled: make(map[string]bool), scan: true,
+	}
+	sp.odd = func(path string) {
+		if m.said.isNew(path, "") {
+			log.Warn(nil, "%s: left alone: is not the name of a message", path)
+		}
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.room = sync.NewCond(&m.mu)
@@ -182,7 +189,7 @@ func wake(c chan struct{}) {
 // settle keeps the daemon while there is anything to do, now or at a known
 // time. m.mu is held.
 func (m *manager) settle() {
-	busy := len(m.known) > 0 || len(m.buckets) > 0 || len(m.fresh) > 0 || len(m.later) > 0 || m.scan || m.feeding > 0
+	busy := len(m.known) > 0 || len(m.buckets) > 0 || len(m.fresh) > 0 || len(m.later) > 0 || m.scan || m.rescan || m.feeding > 0
 	switch {
 	case busy && m.release == nil:
 		m.release = m.hold()
@@ -195,7 +202,7 @@ func (m *manager) settle() {
 // feedFresh takes up what is new: first what a crash has left in active/, then
 // what cleanup tells of and what scans of incoming/ find.
 func (m *manager) feedFresh() {
-	m.each(place{queue: queue.Active})
+	left := true // in active/, perhaps
 	next := time.NewTimer(scanInterval)
 	defer next.Stop()
 	for {
@@ -214,11 +221,14 @@ func (m *manager) feedFresh() {
 			m.later, m.laterDue = nil, false
 		}
 		m.mu.Unlock()
+		if left && scan {
+			left = !m.each(place{queue: queue.Active})
+		}
 		for _, l := range list {
 			m.admit(l.place, l.id)
 		}
-		if scan {
-			m.each(place{queue: queue.Incoming})
+		if scan && !m.each(place{queue: queue.Incoming}) || left {
+			m.scanAgain()
 		}
 		m.mu.Lock()
 		idle := len(m.fresh) == 0 && !m.scan && !m.laterDue
@@ -241,8 +251,28 @@ func (m *manager) feedFresh() {
 	}
 }
 
+// scanAgain has the directories looked through that could not be. Without it
+// qmgr might go, and leave what is there until the next message comes.
+func (m *manager) scanAgain() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.rescan {
+		return
+	}
+	m.rescan = true
+	time.AfterFunc(retryPause, func() {
+		m.mu.Lock()
+		m.scan, m.rescan = true, false
+		m.mu.Unlock()
+		wake(m.kick)
+	})
+}
+
 // postpone has a message looked at again that could not be read.
-func (m *manager) postpone(msg *message) {
+func (m *manager) postpone(msg *message, why error) {
+	if m.said.isNew(msg.id.String(), why.Error()) {
+		m.log.Warn(msg.fields(), "%s: left alone for now: %v", msg.id, why)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if msg.from.queue == queue.Deferred {
@@ -269,17 +299,22 @@ func (m *manager) waitForLoads() {
 	}
 }
 
-// each admits every message at p.
-func (m *manager) each(p place) {
+// each admits every message at p. It reports false where it could not look.
+func (m *manager) each(p place) bool {
 	err := m.spool.names(p, func(_ *queue.Directory, id queueid.ID) error {
 		if !m.admit(p, id) {
 			return errStopping
 		}
 		return nil
 	})
-	if err != nil && err != errStopping && !errors.Is(err, fs.ErrNotExist) {
+	if err == nil || err == errStopping || errors.Is(err, fs.ErrNotExist) {
+		m.said.forget(p.String())
+		return true
+	}
+	if m.said.isNew(p.String(), err.Error()) {
 		m.log.Warn(nil, "%v", err)
 	}
+	return false
 }
 
 // admit has a message loaded when there is room. It reports false when the

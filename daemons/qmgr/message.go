@@ -96,45 +96,51 @@ func (m *manager) read(msg *message) bool {
 		f, err = m.spool.open(d, msg.id)
 		return err
 	})
-	if errors.Is(err, fs.ErrNotExist) {
-		return false // an old notice, or deleted
+	if err == nil {
+		defer f.Close() // opened for reading
+		msg.q, err = queue.Read(f)
 	}
-	if err != nil {
-		m.log.Warn(msg.fields(), "%s: left alone for now: %v", msg.id, err)
-		m.postpone(msg)
-		return false
-	}
-	defer f.Close() // opened for reading
-	msg.q, err = queue.Read(f)
 	if err == nil && msg.id.Time().Before(m.started) {
 		err = msg.q.CheckContent(f) // the power may have gone since
 	}
 	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		m.said.forget(msg.id.String())
+		return false // an old notice, or deleted
 	case errors.Is(err, queue.ErrIncomplete) && msg.from.queue == queue.Incoming:
 		m.clear(msg, f)
 		return false
 	case err != nil && isDamage(err):
-		m.log.Error(msg.fields(), "%s: moved to %s: %v", msg.id, queue.Corrupt, err)
-		if err := m.spool.in(msg.from, func(d *queue.Directory) error { return m.spool.move(d, msg.id, m.spool.damaged) }); err != nil {
-			m.log.Error(msg.fields(), "%s: %v", msg.id, err)
-		}
+		m.setAside(msg, err)
 		return false
 	case err != nil:
-		m.log.Warn(msg.fields(), "%s: left alone for now: %v", msg.id, err)
-		m.postpone(msg)
+		m.postpone(msg, err)
 		return false
 	}
+	m.said.forget(msg.id.String())
 	if msg.from.queue == queue.Active {
 		return true
 	}
 	if err := m.spool.in(msg.from, func(d *queue.Directory) error { return m.spool.move(d, msg.id, m.spool.active) }); err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
-			m.log.Warn(msg.fields(), "%s: left alone for now: %v", msg.id, err)
-			m.postpone(msg)
+			m.postpone(msg, err)
 		}
 		return false
 	}
 	return true
+}
+
+// setAside moves what is damaged out of the way. Where that cannot be, as with a
+// directory of somebody else, it stays where it is and stops nobody.
+func (m *manager) setAside(msg *message, damage error) {
+	err := m.spool.in(msg.from, func(d *queue.Directory) error { return m.spool.move(d, msg.id, m.spool.damaged) })
+	switch {
+	case err == nil:
+		m.said.forget(msg.id.String())
+		m.log.Error(msg.fields(), "%s: moved to %s: %v", msg.id, queue.Corrupt, damage)
+	case m.said.isNew(msg.id.String(), err.Error()):
+		m.log.Error(msg.fields(), "%s: left alone in %s: %v; %v", msg.id, msg.from.queue, damage, err)
+	}
 }
 
 // clear removes a file that its writer must have given up: it would have been

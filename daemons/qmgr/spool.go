@@ -17,6 +17,8 @@ type spool struct {
 	base                            string
 	incoming, active, held, damaged *queue.Directory
 
+	odd func(path string) // hears of what is in the queue and none of ours; may be nil
+
 	// fault comes before every system call whose failure matters, with a word
 	// for it, and makes it fail; nil outside of tests.
 	fault func(call string, id queueid.ID) error
@@ -96,6 +98,8 @@ type place struct {
 	bucket string // for queue.Deferred; "": none
 }
 
+func (p place) String() string { return filepath.Join(p.queue, p.bucket) }
+
 // in calls f with the directory at p.
 func (s *spool) in(p place, f func(*queue.Directory) error) error {
 	switch p.queue {
@@ -131,6 +135,8 @@ func (s *spool) deferred() (buckets []string, strays []queueid.ID, err error) {
 			buckets = append(buckets, e.Name())
 		} else if id, err := queueid.Parse(e.Name()); err == nil {
 			strays = append(strays, id)
+		} else {
+			s.isOdd(filepath.Join(queue.Deferred, e.Name()))
 		}
 	}
 	return buckets, strays, nil
@@ -185,10 +191,14 @@ func (s *spool) removeBucket(name string) bool {
 // names calls each for every message at p, with the directory. What is no queue
 // ID is none of ours and is left alone.
 func (s *spool) names(p place, each func(*queue.Directory, queueid.ID) error) error {
+	if err := s.struck("readdir", queueid.ID{}); err != nil {
+		return err
+	}
 	return s.in(p, func(d *queue.Directory) error {
 		return d.Names(func(name string) error {
 			id, err := queueid.Parse(name)
 			if err != nil {
+				s.isOdd(filepath.Join(p.String(), name))
 				return nil
 			}
 			return each(d, id)
@@ -196,9 +206,18 @@ func (s *spool) names(p place, each func(*queue.Directory, queueid.ID) error) er
 	})
 }
 
-// isDamage reports whether an error of queue.Read is in the file itself, and
-// not trouble that may pass, such as too many open files.
+func (s *spool) isOdd(path string) {
+	if s.odd != nil {
+		s.odd(path)
+	}
+}
+
+// isDamage reports whether an error of open, or of queue.Read, is in the file
+// itself, and not trouble that may pass, such as too many open files.
 func isDamage(err error) bool {
+	if errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.ENXIO) {
+		return true // a link, or a socket, will never be a message
+	}
 	var errno syscall.Errno
 	var path *fs.PathError
 	return !errors.As(err, &errno) && !errors.As(err, &path)
