@@ -43,7 +43,10 @@ func (l *lister) list(c *ipc.Conn) error {
 		}
 		for _, dir := range dirs {
 			if err := l.directory(c, q, filepath.Join(l.base, dir)); err != nil {
-				return err
+				if q != showq.Deferred || !errors.As(err, new(*fs.PathError)) {
+					return err
+				}
+				l.log.Warn(nil, "%v", err) // one of many: the others can be shown
 			}
 		}
 	}

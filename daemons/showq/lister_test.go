@@ -143,7 +143,12 @@ func TestList(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := os.WriteFile(filepath.Join(s.base, queue.Active, "README"), nil, 0o600); err != nil {
+	for _, file := range []string{"active/README", "deferred/0000000060"} {
+		if err := os.WriteFile(filepath.Join(s.base, file), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("/etc", filepath.Join(s.base, "deferred/0000000120")); err != nil {
 		t.Fatal(err)
 	}
 	want := []string{
