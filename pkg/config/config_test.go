@@ -162,6 +162,21 @@ func TestWatcher(t *testing.T) {
 	}
 }
 
+// TestNoFile: what is in the place of a file and is none is an error, and nothing
+// to wait for.
+func TestNoFile(t *testing.T) {
+	dir := write(t, map[string]string{"conf.d/a.yaml/x": ""})
+	if err := syscall.Mkfifo(filepath.Join(dir, "posthouse.yaml"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := Load(dir)
+	for _, want := range []string{"posthouse.yaml: is a FIFO", "a.yaml: is a directory"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+}
+
 // TestNoDescriptors: what cannot be read now is neither empty nor broken.
 func TestNoDescriptors(t *testing.T) {
 	dir := write(t, map[string]string{"posthouse.yaml": "hostname: one.example\n", "conf.d/a.yaml": "origin: a.example\n"})

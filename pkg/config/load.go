@@ -106,6 +106,9 @@ func (l *loader) file(name string) {
 }
 
 func readFile(name string) ([]byte, error) {
+	if info, err := os.Stat(name); err == nil && info.Mode()&fs.ModeNamedPipe != 0 {
+		return nil, fmt.Errorf("%s: is a FIFO", name) // to open it would wait for a writer
+	}
 	f, err := os.Open(name)
 	if err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)

@@ -137,6 +137,8 @@ func stampOf(path string) (stamp, error) {
 		return stamp{missing: true}, nil
 	case err != nil:
 		return stamp{}, fmt.Errorf("table: %w", err)
+	case info.Mode()&fs.ModeNamedPipe != 0: // to open it would wait for a writer
+		return stamp{}, fmt.Errorf("table %s: is a FIFO", path)
 	}
 	return stamp{info: info}, nil
 }

@@ -142,9 +142,15 @@ func TestBrokenFromTheStart(t *testing.T) {
 	if _, found, err := table.Lookup("a"); err == nil || found {
 		t.Errorf("%v, %v", found, err)
 	}
-	// A directory cannot be read as a table.
-	if _, _, err := NewText(t.TempDir(), func(error) {}).Lookup("a"); err == nil {
-		t.Error("a directory is a table")
+	// A directory cannot be read as a table, and nobody waits for who writes to a FIFO.
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{t.TempDir(), fifo} {
+		if _, _, err := NewText(path, func(error) {}).Lookup("a"); err == nil || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s is a table: %v", path, err)
+		}
 	}
 }
 
