@@ -286,7 +286,11 @@ func alternate(list []target) []target {
 
 // notFound makes a verdict of a lookup's error.
 func notFound(name, typ string, err error) *dsn.Error {
-	status, why := "4.4.3", "Host not found, try again"
+	cause := err
+	if inner := errors.Unwrap(err); inner != nil {
+		cause = inner // without the name, which is there already
+	}
+	status, why := "4.4.3", "Host not found, try again ("+cause.Error()+")"
 	switch {
 	case errors.Is(err, dns.ErrNoName):
 		status, why = "5.4.4", "Host not found"

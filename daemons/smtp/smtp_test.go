@@ -34,7 +34,7 @@ type zone struct {
 
 func (z zone) MX(_ context.Context, domain string) ([]dns.MX, error) {
 	if strings.HasPrefix(domain, "dead") {
-		return nil, errors.New("no answer")
+		return nil, fmt.Errorf("record of a name: %w", errors.New("no answer"))
 	}
 	if list, ok := z.mx[domain]; ok {
 		return list, nil
@@ -47,7 +47,7 @@ func (z zone) MX(_ context.Context, domain string) ([]dns.MX, error) {
 
 func (z zone) Addresses(_ context.Context, host string) ([]netip.Addr, error) {
 	if strings.HasPrefix(host, "dead") {
-		return nil, errors.New("no answer")
+		return nil, fmt.Errorf("record of a name: %w", errors.New("no answer"))
 	}
 	if list, ok := z.addrs[host]; ok {
 		return list, nil
@@ -104,9 +104,9 @@ func TestRoute(t *testing.T) {
 		{"smtp", "backup.example", "a.example[2001:db8::1]:25 a.example[192.0.2.1]:25 a.example[192.0.2.2]:25"},
 		{"smtp", "waiting.example", "4.4.4 unable to find primary relay for waiting.example"},
 		{"smtp", "missing.example", "5.4.4 Host or domain name not found. Name service error for name=missing.example type=MX: Host not found"},
-		{"smtp", "dead.example", "4.4.3 Host or domain name not found. Name service error for name=dead.example type=MX: Host not found, try again"},
+		{"smtp", "dead.example", "4.4.3 Host or domain name not found. Name service error for name=dead.example type=MX: Host not found, try again (no answer)"},
 		{"smtp", "gone.example", "5.4.4 Host or domain name not found. Name service error for name=missing.example type=A: Host not found"},
-		{"smtp", "half.example", "4.4.3 Host or domain name not found. Name service error for name=dead.example type=A: Host not found, try again"},
+		{"smtp", "half.example", "4.4.3 Host or domain name not found. Name service error for name=dead.example type=A: Host not found, try again (no answer)"},
 		{"smtp", "any.example", "a.example[2001:db8::1]:25 a.example[192.0.2.1]:25 a.example[192.0.2.2]:25"},
 		{"smtp", "alias.example", "a.example[2001:db8::1]:25 a.example[192.0.2.1]:25 a.example[192.0.2.2]:25"},
 		{"smtp", "mine-mx.example", "5.4.6 mail for mine-mx.example loops back to myself"},
