@@ -360,10 +360,12 @@ func (d *Daemon) listen(listeners []activation.Listener, handle func(net.Conn)) 
 }
 
 func (d *Daemon) accept(ln activation.Listener, handle func(net.Conn)) {
+	short := false // of descriptors or memory, and the log knows
 	for d.waitForRoom() {
 		c, err := ln.Accept()
 		switch {
 		case err == nil:
+			short = false
 			d.mu.Lock()
 			d.clients++
 			d.lastEnd = time.Now() // its request is about to come
@@ -381,7 +383,10 @@ func (d *Daemon) accept(ln activation.Listener, handle func(net.Conn)) {
 			})
 		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, syscall.ECONNABORTED):
 		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ENOMEM), errors.Is(err, syscall.ENOBUFS):
-			d.Log.Warn(nil, "accept: %v", err)
+			if !short {
+				d.Log.Warn(nil, "accept: %v", err)
+			}
+			short = true
 			time.Sleep(50 * time.Millisecond)
 		default:
 			d.endFor(fmt.Errorf("accept: %w", err))
