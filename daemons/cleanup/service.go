@@ -94,7 +94,7 @@ func reply(c *ipc.Conn, r cleanup.Reply) error {
 
 // receive takes the content up to its end.
 func (s *service) receive(ctx context.Context, c *ipc.Conn, t *transaction) error {
-	if err := c.SetReadDeadline(time.Now().Add(time.Duration(t.cfg.Smtpd.SessionTimeout) + margin)); err != nil {
+	if err := c.SetReadDeadline(time.Now().Add(t.cfg.LongestSession() + margin)); err != nil {
 		return err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(past) })

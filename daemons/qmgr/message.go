@@ -147,7 +147,7 @@ func (m *manager) setAside(msg *message, damage error) {
 // finished, or removed, in that time.
 func (m *manager) clear(msg *message, f *os.File) {
 	info, err := f.Stat()
-	limit := 2 * (time.Duration(m.config().Smtpd.SessionTimeout) + time.Hour)
+	limit := 2 * (m.config().LongestSession() + time.Hour)
 	if err != nil || m.now().Sub(info.ModTime()) < limit {
 		return
 	}

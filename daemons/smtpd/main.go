@@ -29,7 +29,8 @@
 //
 // # Files
 //
-// /etc/posthouse/posthouse.yaml: hostname, trusted, limits, smtpd.
+// /etc/posthouse/posthouse.yaml: hostname, trusted, limits; smtpd and
+// daemons.smtpd, or submission and daemons.submission.
 package main
 
 import (
@@ -54,6 +55,7 @@ func setup(d *daemon.Daemon) error {
 		resolver: resolve.NewClient(resolve.Path), rewriter: rewriter, queue: cleanupQueue{clean},
 	}
 	d.HandOff()
+	d.LimitsBySocket("submission")
 	for _, name := range []string{"smtp", "submission"} {
 		if err := d.Stream(name, func(ctx context.Context, c net.Conn) { s.session(ctx, c, name == "submission") }); err != nil {
 			return err

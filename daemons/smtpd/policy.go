@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"posthouse/pkg/addr"
-	"posthouse/pkg/config"
 	"posthouse/pkg/dsn"
 	"posthouse/pkg/envelope"
 	"posthouse/pkg/maillog"
@@ -47,14 +46,13 @@ const (
 // policy decides for one session. It implements smtpserver.Policy.
 type policy struct {
 	*service
-	ctx        context.Context
-	cfg        *config.Config
-	submission bool
-	ip         netip.Addr
-	port       uint16
-	trusted    bool
-	name       string // verified, or "unknown"
-	id         string // of the message that came last
+	rules
+	ctx   context.Context
+	ip    netip.Addr
+	port  uint16
+	known bool   // one of rules.trusted
+	name  string // verified, or "unknown"
+	id    string // of the message that came last
 }
 
 func (p *policy) client() string { return fmt.Sprintf("%s[%s]", p.name, p.ip) }
@@ -63,7 +61,7 @@ func (p *policy) client() string { return fmt.Sprintf("%s[%s]", p.name, p.ip) }
 // the address.
 func (p *policy) Connect(*smtpserver.Session) *smtpserver.Reply {
 	p.name = "unknown"
-	if p.cfg.Smtpd.ClientNames && !p.ip.IsLoopback() {
+	if p.ClientNames && !p.ip.IsLoopback() {
 		ctx, cancel := context.WithTimeout(p.ctx, nameTimeout)
 		defer cancel()
 		if reply, err := p.resolver.Name(ctx, p.ip); err == nil && reply.Outcome == resolve.Verified {
@@ -83,7 +81,7 @@ func (p *policy) Helo(*smtpserver.Session, string) *smtpserver.Reply { return ni
 // Mail has nothing to say against a sender but at a submission port, where
 // nobody is to send who is not known.
 func (p *policy) Mail(s *smtpserver.Session, m *smtpserver.Mail) *smtpserver.Reply {
-	if p.submission && !p.trusted {
+	if p.submission && !p.known {
 		return p.refuse(s, smtpserver.Refusal{Verb: "MAIL", Mail: m, Reply: smtpserver.Reply{Code: 530, Status: "5.7.0", Text: "Authentication required"}})
 	}
 	return nil
@@ -108,14 +106,14 @@ func (p *policy) Rcpt(s *smtpserver.Session, m *smtpserver.Mail, r *smtpserver.R
 	}
 	a := answers[0]
 	switch {
-	case a.Class == rewrite.ClassDefault && !p.trusted && (a.Err == nil || a.Err.Status.Class() != dsn.Permanent):
+	case a.Class == rewrite.ClassDefault && !p.known && (a.Err == nil || a.Err.Status.Class() != dsn.Permanent):
 		return no(smtpserver.Reply{Code: 554, Status: "5.7.1", Text: r.To.Path() + ": Relay access denied"})
 	case a.Err != nil && a.Err.Status.Class() == dsn.Permanent:
 		return no(smtpserver.Reply{Code: 550, Status: a.Err.Status.String(), Text: r.To.Path() + ": Recipient address rejected: " + a.Err.Text})
 	case a.Err != nil:
 		p.log.Warn(nil, "%s: %s", r.To, a.Err.Text)
 		return no(smtpserver.Reply{Code: 451, Status: "4.3.0", Text: r.To.Path() + ": Temporary lookup failure"})
-	case a.Transport == "local" && !p.trusted:
+	case a.Transport == "local" && !p.known:
 		// There is no local agent that could tell users from others, or deliver. What
 		// it took from strangers would wait, and then go back to forged senders.
 		return no(smtpserver.Reply{Code: 450, Status: "4.1.1", Text: r.To.Path() + ": Recipient address rejected: unverified address: no agent delivers to local users"})

@@ -27,24 +27,46 @@ type service struct {
 	queue    queue
 }
 
+// rules are what the clients of one socket are held to.
+type rules struct {
+	config.Smtpd
+	trusted    []string // who may send to any destination
+	submission bool     // only they may send, and what they send is completed
+}
+
+// rulesFor returns the rules for a socket, in force now.
+func rulesFor(cfg *config.Config, submission bool) rules {
+	if !submission {
+		return rules{Smtpd: cfg.Smtpd, trusted: cfg.Trusted}
+	}
+	c := &cfg.Submission
+	return rules{
+		Smtpd: config.Smtpd{
+			ClientNames: c.ClientNames, HeloRequired: c.HeloRequired, BareNewline: c.BareNewline,
+			CommandTimeout: c.CommandTimeout, SessionTimeout: c.SessionTimeout, SoftErrors: c.SoftErrors, HardErrors: c.HardErrors,
+		},
+		trusted: c.Clients, submission: true,
+	}
+}
+
 // session serves one client.
 func (s *service) session(ctx context.Context, c net.Conn, submission bool) {
 	cfg := s.config()
-	p := &policy{service: s, ctx: ctx, cfg: cfg, submission: submission}
+	p := &policy{service: s, ctx: ctx, rules: rulesFor(cfg, submission)}
 	if a, err := netip.ParseAddrPort(c.RemoteAddr().String()); err == nil {
 		p.ip, p.port = a.Addr().Unmap().WithZone(""), a.Port()
 	}
-	p.trusted = contains(config.Networks(cfg.Trusted), p.ip)
+	p.known = contains(config.Networks(p.rules.trusted), p.ip)
 	// A stop does not wait for ever for a transaction: the client tries again.
 	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
 	defer stop()
 	stats := smtpserver.Serve(c, smtpserver.Config{
 		Hostname:    cfg.Hostname,
 		MessageSize: int64(cfg.Limits.MessageSize), Recipients: cfg.Limits.Recipients,
-		SoftErrors: cfg.Smtpd.SoftErrors, HardErrors: cfg.Smtpd.HardErrors,
-		CommandTimeout: time.Duration(cfg.Smtpd.CommandTimeout), SessionTimeout: time.Duration(cfg.Smtpd.SessionTimeout),
-		HeloRequired: cfg.Smtpd.HeloRequired,
-		BareNewline:  contains(config.Networks(cfg.Smtpd.BareNewline), p.ip),
+		SoftErrors: p.SoftErrors, HardErrors: p.HardErrors,
+		CommandTimeout: time.Duration(p.CommandTimeout), SessionTimeout: time.Duration(p.SessionTimeout),
+		HeloRequired: p.HeloRequired,
+		BareNewline:  contains(config.Networks(p.BareNewline), p.ip),
 		Stop:         s.stopping,
 	}, p)
 	fields := maillog.Fields{"CLIENT": p.ip.String()}

@@ -66,8 +66,9 @@ func (t testRewrite) Ask(_ context.Context, r rewrite.Request) ([]rewrite.Answer
 
 // testQueue refuses senders full@ at the beginning and late@ at the end.
 type testQueue struct {
-	mu   sync.Mutex
-	took []string
+	mu     sync.Mutex
+	took   []string
+	traces []envelope.Trace
 }
 
 func (q *testQueue) begin(_ context.Context, e *envelope.Envelope) (string, transaction, error) {
@@ -95,6 +96,7 @@ func (t *testTransaction) Commit() error {
 		s += " " + r.Address.String()
 	}
 	t.q.took = append(t.q.took, s)
+	t.q.traces = append(t.q.traces, t.e.Trace)
 	return nil
 }
 
@@ -109,7 +111,8 @@ type server struct {
 func newServer() *server {
 	s := &server{log: &testLog{}, queue: &testQueue{}, cfg: &config.Config{
 		Hostname: "mx.example", Limits: config.LimitsConfig{MessageSize: 1000, Recipients: 2},
-		Smtpd: config.Smtpd{CommandTimeout: config.Duration(time.Minute), SoftErrors: 50, HardErrors: 60},
+		Smtpd:      config.Smtpd{CommandTimeout: config.Duration(time.Minute), SoftErrors: 50, HardErrors: 60},
+		Submission: config.Submission{CommandTimeout: config.Duration(time.Minute), SoftErrors: 50, HardErrors: 60},
 	}}
 	s.service = &service{
 		config: func() *config.Config { return s.cfg }, stopping: context.Background(), log: s.log,
@@ -283,16 +286,75 @@ func TestRecipients(t *testing.T) {
 	}
 }
 
-// TestSubmission: nobody who is not known sends by a submission port.
+// TestSubmission: nobody who is not known sends by a submission port, and who is
+// known is for that port to say.
 func TestSubmission(t *testing.T) {
-	s := newServer()
-	s.submission = true
-	if got := s.talk(t, "EHLO c", "MAIL FROM:<>")[2]; got != "530 5.7.0 Authentication required" {
-		t.Error(got)
+	here, elsewhere := []string{"127.0.0.1/32"}, []string{"192.0.2.0/24"}
+	for _, tt := range []struct {
+		trusted, clients []string
+		submission       bool
+		want             string
+	}{
+		{here, elsewhere, true, "530 5.7.0 Authentication required"},
+		{elsewhere, here, true, "250 2.1.5 Ok"},
+		{here, elsewhere, false, "250 2.1.5 Ok"},
+		{elsewhere, here, false, "554 5.7.1 <x@elsewhere.example>: Relay access denied"},
+	} {
+		s := newServer()
+		s.submission, s.cfg.Trusted, s.cfg.Submission.Clients = tt.submission, tt.trusted, tt.clients
+		got := s.talk(t, "EHLO c", "MAIL FROM:<>")[2]
+		if strings.HasPrefix(got, "250") {
+			got = s.talk(t, "EHLO c", "MAIL FROM:<>", "RCPT TO:<x@elsewhere.example>")[3]
+		}
+		if got != tt.want {
+			t.Errorf("%+v: %s", tt, got)
+		}
 	}
-	s.cfg.Trusted = []string{"127.0.0.1/32"}
-	if got := s.talk(t, "EHLO c", "MAIL FROM:<>")[2]; got != "250 2.1.0 Ok" {
-		t.Error(got)
+}
+
+// TestSettings: each port has its own.
+func TestSettings(t *testing.T) {
+	for _, submission := range []bool{false, true} {
+		s := newServer()
+		s.submission = submission
+		s.cfg.Trusted, s.cfg.Submission.Clients = []string{"127.0.0.1/32"}, []string{"127.0.0.1/32"}
+		s.cfg.Submission.HeloRequired, s.cfg.Submission.HardErrors = true, 2
+		say, want := []string{"MAIL FROM:<>", "MAIL FROM:<>", "NOOP"}, "250 503 250"
+		if submission {
+			say, want = say[:2], "503 421"
+		}
+		var codes []string
+		for _, r := range s.talk(t, say...)[1:] {
+			codes = append(codes, r[:3])
+		}
+		if got := strings.Join(codes, " "); got != want {
+			t.Errorf("submission %v: %s, want %s", submission, got, want)
+		}
+		s = newServer()
+		s.submission = submission
+		s.cfg.Submission.Clients = []string{"127.0.0.1/32"}
+		s.cfg.Submission.BareNewline = s.cfg.Submission.Clients
+		code := "521"
+		if submission {
+			code = "250"
+		}
+		if got := s.talk(t, "NOOP\nNOOP")[1]; got[:3] != code {
+			t.Errorf("submission %v, bare LF: %s", submission, got)
+		}
+	}
+}
+
+// TestOrigin: what comes by port 25 is no local submission, wherever it comes
+// from, and nothing is added to it; what comes by port 587 is one.
+func TestOrigin(t *testing.T) {
+	for submission, want := range map[bool]envelope.Origin{false: envelope.FromNetwork, true: envelope.FromLocal} {
+		s := newServer()
+		s.submission = submission
+		s.cfg.Trusted, s.cfg.Submission.Clients = []string{"127.0.0.1/32"}, []string{"127.0.0.1/32"}
+		s.talk(t, "EHLO c", "MAIL FROM:<s@x.example>", "RCPT TO:<user@local.example>", "DATA", ".", "QUIT")
+		if len(s.queue.traces) != 1 || s.queue.traces[0].Origin != want || s.queue.traces[0].ClientAddr.String() != "127.0.0.1" {
+			t.Errorf("submission %v: %+v", submission, s.queue.traces)
+		}
 	}
 }
 

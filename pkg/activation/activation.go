@@ -53,6 +53,9 @@ func Take() (*Sockets, error) {
 	return s, nil
 }
 
+// Passed reports whether there is anything called name.
+func (s *Sockets) Passed(name string) bool { return len(s.files[name]) > 0 }
+
 // Streams returns the listening stream sockets called name, UNIX or TCP; none
 // where the socket unit is off. The descriptors stay open for a successor.
 func (s *Sockets) Streams(name string) ([]Listener, error) {

@@ -41,8 +41,12 @@ type Config struct {
 	// What a message and a machine may need at most.
 	Limits LimitsConfig `yaml:"limits"`
 
-	// The SMTP server.
+	// The SMTP server, port 25.
 	Smtpd Smtpd `yaml:"smtpd"`
+
+	// The message submission server, port 587. How many clients it serves is in
+	// daemons.submission.
+	Submission Submission `yaml:"submission"`
 
 	// The SMTP and LMTP client.
 	Smtp Smtp `yaml:"smtp"`
@@ -142,6 +146,36 @@ type Smtpd struct {
 
 	// Networks whose clients may end lines with a bare LF, as broken programs
 	// do. Others are refused, for that is how mail is smuggled.
+	BareNewline []string `yaml:"bare_newline" kind:"network"`
+
+	// How long a client may take for a command.
+	CommandTimeout Duration `yaml:"command_timeout" default:"5m" min:"1s" max:"1h"`
+
+	// How long a session may take as a whole.
+	SessionTimeout Duration `yaml:"session_timeout" default:"1h" min:"1m" max:"24h"`
+
+	// After how many errors replies are delayed.
+	SoftErrors int `yaml:"soft_errors" default:"10" min:"1" max:"1000"`
+
+	// After how many errors a client is disconnected.
+	HardErrors int `yaml:"hard_errors" default:"20" min:"1" max:"1000"`
+}
+
+// Submission configures the message submission server. Nothing of it is taken
+// from Smtpd: who talks to the one is nobody that talks to the other.
+type Submission struct {
+	// The clients that may send, as networks, and to any destination. The default
+	// is what trusted says.
+	Clients []string `yaml:"clients" kind:"network"`
+
+	// Whether to look up the names of clients.
+	ClientNames bool `yaml:"client_names" default:"true"`
+
+	// Whether a client must say EHLO or HELO first.
+	HeloRequired bool `yaml:"helo_required" default:"false"`
+
+	// Networks whose clients may end lines with a bare LF, as broken programs
+	// do. Others are refused.
 	BareNewline []string `yaml:"bare_newline" kind:"network"`
 
 	// How long a client may take for a command.
@@ -268,6 +302,11 @@ var smtpdLimits = DaemonLimits{MaxClients: 500, MaxUse: 10000, MaxIdle: Duration
 type Limits struct {
 	MaxClients, MaxUse int
 	MaxIdle            time.Duration
+}
+
+// LongestSession is how long a message from the network may take to come in.
+func (c *Config) LongestSession() time.Duration {
+	return time.Duration(max(c.Smtpd.SessionTimeout, c.Submission.SessionTimeout))
 }
 
 // Daemon returns the limits of the daemon name.

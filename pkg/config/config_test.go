@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -59,6 +60,12 @@ func TestDeclarations(t *testing.T) {
 	if l := c.Daemon("smtpd"); l.MaxClients != 500 || l.MaxIdle != time.Minute {
 		t.Errorf("limits of smtpd %+v", l)
 	}
+	if l := c.Daemon("submission"); l != c.Daemon("smtpd") {
+		t.Errorf("limits of submission %+v", l)
+	}
+	if !reflect.DeepEqual(c.Submission.Clients, c.Trusted) || len(c.Trusted) == 0 {
+		t.Errorf("clients of submission %q", c.Submission.Clients)
+	}
 	if l := c.Daemon("qmgr"); l.MaxUse != 0 || l.MaxClients == 0 {
 		t.Errorf("limits of qmgr %+v", l)
 	}
@@ -93,6 +100,25 @@ func TestLoad(t *testing.T) {
 	}
 	if s := c.sources["limits.recipients"]; !strings.HasSuffix(s, "20-b.yaml:1") {
 		t.Errorf("source %q", s)
+	}
+}
+
+// TestSubmission: port 587 has settings of its own, and whoever waits for messages
+// waits for those of either port.
+func TestSubmission(t *testing.T) {
+	for text, want := range map[string]string{
+		"trusted: [10.0.0.0/8]": "[10.0.0.0/8] 1h 1h 1h0m0s 500",
+		"submission: {clients: [192.0.2.0/24], session_timeout: 2h}\ndaemons: {submission: {max_clients: 3}}": "[192.0.2.0/24] 1h 2h 2h0m0s 3",
+		"smtpd: {session_timeout: 3h}\nsubmission: {clients: []}\ndaemons: {smtpd: {max_clients: 3}}":         "[] 3h 1h 3h0m0s 500",
+	} {
+		c, err := Load(write(t, map[string]string{"posthouse.yaml": text}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := fmt.Sprint(c.Submission.Clients, " ", c.Smtpd.SessionTimeout, " ", c.Submission.SessionTimeout, " ", c.LongestSession(), " ", c.Daemon("submission").MaxClients)
+		if got != want {
+			t.Errorf("%q: %s, want %s", text, got, want)
+		}
 	}
 }
 

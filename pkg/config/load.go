@@ -452,6 +452,10 @@ func (l *loader) complete() {
 	if c.Smtp.Helo == "" {
 		c.Smtp.Helo = c.Hostname
 	}
+	if c.Submission.Clients == nil {
+		c.Submission.Clients = c.Trusted
+		c.sources["submission.clients"] = "trusted"
+	}
 	if c.Queue.Retry.Min > c.Queue.Retry.Max {
 		l.errs = append(l.errs, fmt.Errorf("queue.retry: min %s is more than max %s", c.Queue.Retry.Min, c.Queue.Retry.Max))
 	}

@@ -46,6 +46,9 @@ func setup(d *Daemon, mode string) error {
 	case "plain":
 	case "handoff":
 		d.HandOff()
+	case "limits by socket":
+		d.LimitsBySocket("none")
+		d.LimitsBySocket("s")
 	case "hold":
 		s.release = d.Hold()
 	case "hold at the end":

@@ -162,6 +162,15 @@ func (d *Daemon) Context() context.Context { return d.ctx }
 // itself: a session ends as soon as its protocol allows it.
 func (d *Daemon) Stopping() context.Context { return d.stopping }
 
+// LimitsBySocket is for a program of which several units are instances: where the
+// socket called name was passed, the limits are those that the configuration has
+// for a daemon of that name.
+func (d *Daemon) LimitsBySocket(name string) {
+	if d.sockets.Passed(name) {
+		d.limits = d.Config().Daemon(name)
+	}
+}
+
 // Hold keeps the daemon from going away for being idle until release is called.
 // Where it goes for another reason, max_use or SIGHUP, and has a FIFO, the next
 // process is started at once, since there may be no client to start it.

@@ -266,6 +266,23 @@ func TestMaxUse(t *testing.T) {
 	}
 }
 
+// TestLimitsBySocket: limits are those of the socket that was passed, not of the
+// program, and not of a socket that was not.
+func TestLimitsBySocket(t *testing.T) {
+	t.Parallel()
+	u := newUnit(t, "limits by socket", "max_use: 100, max_idle: 24h}, none: {max_use: 100, max_idle: 24h}, s: {max_use: 2, max_idle: 24h")
+	a := u.stream("s")
+	u.start()
+	keeper := begin(t, a)
+	if got := keeper.ask("ending"); got != "false" {
+		t.Errorf("after 1 use of 2: ending %s", got)
+	}
+	begin(t, a).quit()
+	keeper.waitForEnding()
+	keeper.quit()
+	u.checkEnds(1, 0)
+}
+
 // TestMaxIdle: processes end again and again just when clients come, and none of
 // those is refused, reset or kept waiting; nor is a byte in the FIFO lost.
 func TestMaxIdle(t *testing.T) {
