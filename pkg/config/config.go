@@ -90,7 +90,9 @@ type VirtualDomain struct{}
 
 // RelayDomain is a domain of others for which mail is taken.
 type RelayDomain struct {
-	// The route; the default is routes.default.
+	// Where its mail goes, as any route: "smtp:[192.0.2.5]:25" or "smtp:[mail.example.org]"
+	// is that host, "smtp:" asks DNS for the mail servers of the domain, "lmtp:host:port"
+	// is an LMTP server. The default is routes.default.
 	To string `yaml:"to" kind:"route"`
 
 	// The table of its recipients, in the tables directory. Without one every
