@@ -60,6 +60,15 @@ func New(name string) *Logger {
 	return l
 }
 
+// Journal returns a logger for the command name, which has told its caller itself;
+// false where there is no journal.
+func Journal(name string) (*Logger, bool) {
+	if !journal.Enabled() {
+		return nil, false
+	}
+	return New(name), true
+}
+
 func (l *Logger) run() {
 	defer close(l.done)
 	for e := range l.queue {

@@ -38,6 +38,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"posthouse/pkg/addr"
@@ -46,13 +47,18 @@ import (
 	"posthouse/pkg/envelope"
 	"posthouse/pkg/header"
 	"posthouse/pkg/ipc"
+	"posthouse/pkg/maillog"
 	"posthouse/pkg/mailq"
 	"posthouse/pkg/protocol/cleanup"
 	"posthouse/pkg/protocol/queuectl"
 	"posthouse/pkg/protocol/showq"
+	"posthouse/pkg/queueid"
 )
 
-func main() { os.Exit(run(filepath.Base(os.Args[0]), os.Args[1:], cli.Std())) }
+func main() {
+	c := call{Streams: cli.Std(), program: filepath.Base(os.Args[0]), log: logError}
+	os.Exit(c.run(os.Args[1:]))
+}
 
 // Timeouts of what is asked of the mail system. A caller may take all the time
 // that it wants to write its message.
@@ -70,25 +76,60 @@ const (
 	longestPause = 5 * time.Second
 )
 
-func run(program string, args []string, std cli.Streams) int {
-	o, err := parseOptions(program, args)
+// call is one call of the command.
+type call struct {
+	cli.Streams
+	program string
+	log     func(text string)
+}
+
+func (c *call) run(args []string) int {
+	o, err := parseOptions(c.program, args)
 	if err != nil {
-		return std.Errorf(cli.Usage, "%s: %v", program, err)
+		return c.fail(cli.Usage, err)
 	}
 	switch o.mode {
 	case queueMode:
-		return list(std)
-	case aliasMode:
+		return c.list(showq.Path)
+	case nothingMode:
 		return cli.OK
 	case flushMode:
-		return flush(std)
+		return c.flush(queuectl.Path, o.flush)
 	case submitMode:
 	}
 	s := submission{options: o, client: cleanup.NewClient(cleanup.SubmitPath), patience: patience}
-	if err := s.run(std.In); err != nil {
-		return std.Errorf(statusOf(err), "%s: %v", program, err)
+	if err := s.run(c.In); err != nil {
+		return c.fail(statusOf(err), err)
 	}
 	return cli.OK
+}
+
+// fail tells the caller, and the mail log: many callers throw away what they are
+// told.
+func (c *call) fail(status int, err error) int {
+	c.log(err.Error())
+	return c.Errorf(status, "%s: %v", c.program, err)
+}
+
+// logTime bounds the wait for the journal, which is not what the caller waits for.
+const logTime = 5 * time.Second
+
+// logError writes to the mail log, if there is one, in Postfix's form.
+func logError(text string) {
+	l, ok := maillog.Journal("sendmail")
+	if !ok {
+		return
+	}
+	l.Error(nil, "%s(%d): %s", loginName(), os.Getuid(), text)
+	flushed := make(chan struct{})
+	go func() {
+		l.Flush()
+		close(flushed)
+	}()
+	select {
+	case <-flushed:
+	case <-time.After(logTime):
+	}
 }
 
 // usageError is an error of the caller's.
@@ -255,17 +296,30 @@ func (s *submission) senderAddress() (addr.Mailbox, error) {
 	return list[0], nil
 }
 
-// loginName is who calls: the account of the real uid, or its number where it
-// has none. What the environment says is anybody's.
-func loginName() string {
-	uid := strconv.Itoa(os.Getuid())
-	u, err := user.LookupId(uid)
-	if err != nil || u.Username == "" {
-		return uid
+// loginName is who calls: the account of the real uid, as with Postfix. What the
+// environment says is anybody's, and counts only where this program, which reads
+// nothing but /etc/passwd, knows no account: with users of LDAP, or of a unit with
+// DynamicUser=. Then it is LOGNAME or USER, unless that is somebody else; or the
+// number.
+func loginName() string { return nameOf(strconv.Itoa(os.Getuid())) }
+
+func nameOf(uid string) string {
+	if u, err := user.LookupId(uid); err == nil && u.Username != "" {
+		return u.Username
 	}
-	return u.Username
+	for _, name := range []string{os.Getenv("LOGNAME"), os.Getenv("USER")} {
+		if _, err := addr.New(name, ""); err != nil || strings.Contains(name, "@") {
+			continue
+		}
+		if _, err := user.Lookup(name); err != nil {
+			return name
+		}
+	}
+	return uid
 }
 
+// fullName is the name in From: that of -F, of NAME, or of the account, where &
+// stands for the login name.
 func (s *submission) fullName() string {
 	if s.name != "" {
 		return s.name
@@ -274,34 +328,46 @@ func (s *submission) fullName() string {
 		return name
 	}
 	if u, err := user.LookupId(strconv.Itoa(os.Getuid())); err == nil {
-		return u.Name
+		return accountName(u.Name, u.Username)
 	}
 	return ""
 }
 
-func list(std cli.Streams) int {
+func accountName(full, login string) string {
+	if login != "" {
+		login = strings.ToUpper(login[:1]) + login[1:]
+	}
+	return strings.ReplaceAll(full, "&", login)
+}
+
+func (c *call) list(path string) int {
 	ctx, cancel := context.WithTimeout(context.Background(), listTimeout)
 	defer cancel()
-	p := &mailq.Text{W: std.Out}
-	err := showq.List(ctx, showq.Path, p.Entry)
+	p := &mailq.Text{W: c.Out}
+	err := showq.List(ctx, path, p.Entry)
 	if err == nil {
 		err = p.End()
 	}
 	if err != nil {
-		return std.Errorf(cli.Unavailable, "mailq: %v", err)
+		return c.fail(cli.Unavailable, err)
 	}
 	return cli.OK
 }
 
-func flush(std cli.Streams) int {
+// flush makes messages due: all, or those of ids.
+func (c *call) flush(path string, ids []queueid.ID) int {
 	ctx, cancel := context.WithTimeout(context.Background(), listTimeout)
 	defer cancel()
-	_, err := queuectl.Do(ctx, queuectl.Path, queuectl.Request{Op: queuectl.Retry, All: true})
+	reply, err := queuectl.Do(ctx, path, queuectl.Request{Op: queuectl.Retry, All: len(ids) == 0, IDs: ids})
 	switch {
-	case err == nil:
-		return cli.OK
 	case errors.Is(err, fs.ErrPermission):
-		return std.Errorf(cli.NoPerm, "sendmail: flushing the queue takes root or the group _ph-admin: %v", err)
+		return c.fail(cli.NoPerm, fmt.Errorf("flushing the queue takes root or the group _ph-admin: %w", err))
+	case err != nil:
+		return c.fail(cli.Unavailable, err)
+	case reply.Err != nil:
+		return c.fail(cli.TempFail, reply.Err)
+	case len(reply.Missing) > 0:
+		return c.fail(cli.Unavailable, fmt.Errorf("%s is not in the queue, or on hold", reply.Missing[0]))
 	}
-	return std.Errorf(cli.Unavailable, "sendmail: %v", err)
+	return cli.OK
 }

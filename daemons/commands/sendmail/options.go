@@ -7,16 +7,17 @@ import (
 
 	"posthouse/pkg/dsn"
 	"posthouse/pkg/envelope"
+	"posthouse/pkg/queueid"
 )
 
 // mode is what the command is asked to do.
 type mode uint8
 
 const (
-	submitMode mode = iota
-	queueMode       // -bp, mailq
-	aliasMode       // -bi, newaliases: tables need no compiling
-	flushMode       // -q
+	submitMode  mode = iota
+	queueMode        // -bp, mailq
+	nothingMode      // -bi, newaliases: tables need no compiling; -bh, -bH: there is no host status
+	flushMode        // -q, -qI
 )
 
 // options are what the command line says.
@@ -32,14 +33,15 @@ type options struct {
 	body       envelope.Body
 	verbose    bool
 	recipients []string
+	flush      []queueid.ID // -qI; none for all
 }
 
 // Options that take a value, behind them or as the next argument; all others
 // are single letters, which may be joined.
-const withValue = "ABCFNORVXefhLmopqrd"
+const withValue = "ABCFNORVXefhLopqrd"
 
 // optional are those of withValue whose value is never the next argument.
-const optional = "omqd"
+const optional = "qd"
 
 // parseOptions reads the command line as Sendmail's callers have written it for
 // forty years: what asks for something harmless that does not exist here is
@@ -50,7 +52,7 @@ func parseOptions(program string, args []string) (*options, error) {
 	case "mailq":
 		o.mode = queueMode
 	case "newaliases":
-		o.mode = aliasMode
+		o.mode = nothingMode
 	}
 	for len(args) > 0 {
 		arg := args[0]
@@ -102,10 +104,10 @@ func (o *options) letter(c byte) error {
 	case 'i':
 		o.ignoreDots = true
 	case 'I':
-		o.mode = aliasMode
+		o.mode = nothingMode
 	case 'v':
 		o.verbose = true
-	case 'G', 'n', 's', 'U':
+	case 'G', 'm', 'n', 's', 'U':
 		// Nothing here depends on them.
 	default:
 		return fmt.Errorf("unknown option -%c", c)
@@ -147,7 +149,7 @@ func (o *options) value(c byte, value string) (err error) {
 		}
 	case 'C', 'D', 'X', 'd':
 		return fmt.Errorf("option -%c is not supported: it would read or write files, or change the program", c)
-	case 'A', 'e', 'h', 'L', 'm', 'O', 'p':
+	case 'A', 'e', 'h', 'L', 'O', 'p':
 		// Accepted for the sake of callers, without effect.
 	}
 	return err
@@ -155,11 +157,11 @@ func (o *options) value(c byte, value string) (err error) {
 
 func (o *options) setMode(value string) error {
 	switch value {
-	case "m", "h", "H":
+	case "m":
 	case "p":
 		o.mode = queueMode
-	case "i":
-		o.mode = aliasMode
+	case "i", "h", "H":
+		o.mode = nothingMode
 	case "d", "l", "D":
 		return errors.New("daemons are started by systemd: systemctl enable --now posthouse-smtpd.socket")
 	case "s", "v":
@@ -177,7 +179,13 @@ func (o *options) queueRun(value string) error {
 	case value == "":
 		o.mode = flushMode
 	case value[0] >= '0' && value[0] <= '9':
-		o.mode = aliasMode // succeeds and does nothing
+		o.mode = nothingMode
+	case value[0] == 'I':
+		id, err := queueid.Parse(value[1:])
+		if err != nil {
+			return fmt.Errorf("-q%.50s: %w", value, err)
+		}
+		o.mode, o.flush = flushMode, append(o.flush, id)
 	default:
 		return fmt.Errorf("-q%.20s is not supported: use posthouse queue retry", value)
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -22,8 +23,11 @@ import (
 	"posthouse/pkg/ipc"
 	"posthouse/pkg/ipc/ipctest"
 	"posthouse/pkg/protocol/cleanup"
+	"posthouse/pkg/protocol/queuectl"
 	"posthouse/pkg/queueid"
 )
+
+var testID = queueid.New(time.Unix(1700000000, 0), 1)
 
 func TestOptions(t *testing.T) {
 	tests := []struct {
@@ -40,7 +44,15 @@ func TestOptions(t *testing.T) {
 		{"x -i y", func(o *options) bool { return o.ignoreDots && reflect.DeepEqual(o.recipients, []string{"x", "y"}) }},
 		{"-bp", func(o *options) bool { return o.mode == queueMode }},
 		{"-q", func(o *options) bool { return o.mode == flushMode }},
-		{"-q15m", func(o *options) bool { return o.mode == aliasMode }},
+		{"-q15m", func(o *options) bool { return o.mode == nothingMode }},
+		{"-qI" + testID.String(), func(o *options) bool { return o.mode == flushMode && len(o.flush) == 1 && o.flush[0] == testID }},
+		{"-bh", func(o *options) bool { return o.mode == nothingMode }},
+		{"-bH", func(o *options) bool { return o.mode == nothingMode }},
+		{"-o i x", func(o *options) bool { return o.ignoreDots && reflect.DeepEqual(o.recipients, []string{"x"}) }},
+		{"-o m -o7 -oi x", func(o *options) bool { return o.ignoreDots && reflect.DeepEqual(o.recipients, []string{"x"}) }},
+		{"-mti x", func(o *options) bool {
+			return o.ignoreDots && o.extract && reflect.DeepEqual(o.recipients, []string{"x"})
+		}},
 		{"-Fname -N failure,delay -R hdrs -V id -B 8bitmime x", func(o *options) bool {
 			return o.name == "name" && o.notify.String() == "FAILURE,DELAY" && o.ret.String() == "HDRS" && o.envID == "id"
 		}},
@@ -53,7 +65,7 @@ func TestOptions(t *testing.T) {
 			t.Errorf("%s: %+v, %v", tt.args, o, err)
 		}
 	}
-	for _, args := range []string{"-bt", "-bs", "-bd", "-Z", "-C /etc/x", "-X /tmp/log", "-Dx", "-d9", "-f", "-qS", "-B 9bit", "-N sometimes", "-be"} {
+	for _, args := range []string{"-bt", "-bs", "-bd", "-Z", "-C /etc/x", "-X /tmp/log", "-Dx", "-d9", "-f", "-qS", "-qI", "-qIno/id", "-qRsite", "-o", "-B 9bit", "-N sometimes", "-be"} {
 		if o, err := parseOptions("sendmail", strings.Fields(args)); err == nil {
 			t.Errorf("%s: %+v", args, o)
 		}
@@ -196,9 +208,8 @@ func busyPickup(t *testing.T, busy func() *dsn.Error, verdict *dsn.Error) (path 
 		if err := busy(); err != nil {
 			return answer(cleanup.Reply{Err: err})
 		}
-		id := queueid.New(time.Now(), 1)
 		got := taken{e: r.Envelope}
-		if err := answer(cleanup.Reply{ID: id}); err != nil {
+		if err := answer(cleanup.Reply{ID: testID}); err != nil {
 			return err
 		}
 		for r.Kind != cleanup.KindEnd {
@@ -212,7 +223,7 @@ func busyPickup(t *testing.T, busy func() *dsn.Error, verdict *dsn.Error) (path 
 			got.content += string(r.Data)
 		}
 		all <- got
-		return answer(cleanup.Reply{ID: id, Err: verdict})
+		return answer(cleanup.Reply{ID: testID, Err: verdict})
 	})
 	return path, all
 }
@@ -327,6 +338,112 @@ func TestBusy(t *testing.T) {
 		}
 		if status == cli.OK && (<-took).content != "From: x\r\n\r\nbody\r\n" {
 			t.Errorf("%s: the message has changed", tt.name)
+		}
+	}
+}
+
+// TestFlush: all messages are made due, or one; and whether that could be done.
+func TestFlush(t *testing.T) {
+	other := queueid.New(time.Unix(1700000000, 0), 2)
+	requests := make(chan queuectl.Request, 10)
+	path := ipctest.Serve(t, queuectl.Protocol, func(c *ipc.Conn, b []byte, _ *os.File) error {
+		asked, err := queuectl.DecodeRequest(b)
+		if err != nil {
+			return err
+		}
+		requests <- asked
+		reply := queuectl.Reply{Done: 1}
+		if slices.Contains(asked.IDs, other) {
+			reply = queuectl.Reply{Missing: []queueid.ID{other}}
+		}
+		m := ipc.NewMessage()
+		reply.Encode(m)
+		return c.Send(m)
+	})
+	for _, tt := range []struct {
+		path   string
+		ids    []queueid.ID
+		status int
+	}{
+		{path, nil, cli.OK},
+		{path, []queueid.ID{testID}, cli.OK},
+		{path, []queueid.ID{other}, cli.Unavailable},
+		{"/nonexistent/socket", nil, cli.Unavailable},
+	} {
+		c := call{Streams: cli.Streams{Err: io.Discard}, program: "sendmail", log: func(string) {}}
+		if got := c.flush(tt.path, tt.ids); got != tt.status {
+			t.Errorf("%v: status %d, want %d", tt.ids, got, tt.status)
+		}
+		if tt.path != path {
+			continue
+		}
+		if asked := <-requests; asked.Op != queuectl.Retry || asked.All != (tt.ids == nil) || !slices.Equal(asked.IDs, tt.ids) {
+			t.Errorf("%v: asked for %+v", tt.ids, asked)
+		}
+	}
+}
+
+// TestFail: what goes wrong the caller hears, and the log.
+func TestFail(t *testing.T) {
+	for _, tt := range []struct {
+		program, args, stdin, err string
+		status                    int
+	}{
+		{"sendmail", "-Z", "", "unknown option -Z", cli.Usage},
+		{"sendmail", "-t", "Subject: x\n", "no recipient addresses found", cli.Usage},
+		{"sendmail", "-t", "To: <x\n", "", cli.DataErr},
+		{"sendmail", "-bh", "To: x\n", "", cli.OK},
+		{"newaliases", "", "", "", cli.OK},
+	} {
+		var err strings.Builder
+		var logged []string
+		c := call{
+			Streams: cli.Streams{In: strings.NewReader(tt.stdin), Out: io.Discard, Err: &err},
+			program: tt.program, log: func(text string) { logged = append(logged, text) },
+		}
+		if got := c.run(strings.Fields(tt.args)); got != tt.status {
+			t.Errorf("%s %s: status %d, want %d", tt.program, tt.args, got, tt.status)
+		}
+		want := ""
+		if tt.status != cli.OK {
+			if len(logged) != 1 {
+				t.Errorf("%s %s: logged %q", tt.program, tt.args, logged)
+				continue
+			}
+			want = tt.program + ": " + logged[0] + "\n"
+		}
+		if err.String() != want || !strings.Contains(want, tt.err) {
+			t.Errorf("%s %s: %q, logged %q", tt.program, tt.args, err.String(), logged)
+		}
+	}
+	c := call{Streams: cli.Streams{Err: io.Discard, Out: io.Discard}, program: "mailq", log: func(string) {}}
+	if got := c.list("/nonexistent/socket"); got != cli.Unavailable {
+		t.Errorf("mailq without a mail system: status %d", got)
+	}
+}
+
+// TestLoginName: an account has its name. Who has none is who the environment
+// says, if that is nobody else.
+func TestLoginName(t *testing.T) {
+	const nobody = "4294967000"
+	for _, tt := range []struct{ uid, logname, user, want string }{
+		{"0", "liar", "liar", "root"},
+		{nobody, "", "", nobody},
+		{nobody, "alice-of-ldap", "other", "alice-of-ldap"},
+		{nobody, "", "other", "other"},
+		{nobody, "root", "other", "other"},
+		{nobody, "root", "", nobody},
+		{nobody, "a@example.org", "b\nc", nobody},
+	} {
+		t.Setenv("LOGNAME", tt.logname)
+		t.Setenv("USER", tt.user)
+		if got := nameOf(tt.uid); got != tt.want {
+			t.Errorf("%+v: %q", tt, got)
+		}
+	}
+	for _, tt := range [][3]string{{"Alice & Co", "bob", "Alice Bob Co"}, {"&", "", ""}, {"Alice", "a", "Alice"}} {
+		if got := accountName(tt[0], tt[1]); got != tt[2] {
+			t.Errorf("%q: %q", tt, got)
 		}
 	}
 }
