@@ -1,6 +1,8 @@
 package config
 
 import (
+	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +14,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"gopkg.in/yaml.v3"
 
@@ -92,7 +96,7 @@ func (l *loader) file(name string) {
 	}
 	var doc yaml.Node
 	if err := yaml.Unmarshal(b, &doc); err != nil {
-		l.errs = append(l.errs, fmt.Errorf("%s: %w", name, err))
+		l.errs = append(l.errs, syntaxError(name, b, err))
 		return
 	}
 	if len(doc.Content) == 0 {
@@ -103,6 +107,18 @@ func (l *loader) file(name string) {
 		return
 	}
 	l.decode(root, reflect.ValueOf(l.config).Elem(), setting{})
+}
+
+// syntaxError puts the line where our other errors have it. The parser leaves it
+// out where it is the first one, and with characters that it does not read.
+func syntaxError(name string, text []byte, err error) error {
+	what, line := strings.TrimPrefix(err.Error(), "yaml: "), 1
+	if _, serr := fmt.Sscanf(what, "line %d:", &line); serr == nil {
+		_, what, _ = strings.Cut(what, ": ")
+	} else if i := bytes.IndexFunc(text, func(r rune) bool { return unicode.IsControl(r) && !unicode.IsSpace(r) || r == utf8.RuneError }); i >= 0 {
+		line += bytes.Count(text[:i], []byte("\n"))
+	}
+	return fmt.Errorf("%s:%d: %s", name, line, what)
 }
 
 func readFile(name string) ([]byte, error) {
@@ -457,7 +473,8 @@ func (l *loader) complete() {
 		c.sources["submission.clients"] = "trusted"
 	}
 	if c.Queue.Retry.Min > c.Queue.Retry.Max {
-		l.errs = append(l.errs, fmt.Errorf("queue.retry: min %s is more than max %s", c.Queue.Retry.Min, c.Queue.Retry.Max))
+		l.errs = append(l.errs, fmt.Errorf("%s: queue.retry: min %s is more than max %s",
+			cmp.Or(c.sources["queue.retry.min"], c.sources["queue.retry.max"]), c.Queue.Retry.Min, c.Queue.Retry.Max))
 	}
 	l.checkDomains()
 }
@@ -476,7 +493,8 @@ func (l *loader) checkDomains() {
 	add := func(domain, list string) {
 		domain = strings.ToLower(domain)
 		if other := seen[domain]; other != "" && other != list {
-			l.errs = append(l.errs, fmt.Errorf("domains: %s is in both %s and %s", domain, other, list))
+			l.errs = append(l.errs, fmt.Errorf("%s: domains: %s is in both %s and %s",
+				cmp.Or(l.config.sources["domains."+list+"."+domain], l.config.sources["domains."+list]), domain, other, list))
 		}
 		seen[domain] = list
 	}
