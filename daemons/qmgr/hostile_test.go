@@ -74,13 +74,13 @@ func TestNotMessages(t *testing.T) {
 		var odd []string
 		var mu sync.Mutex
 		say := w.m.spool.odd
-		w.m.spool.odd = func(path string) {
+		w.m.spool.odd = func(p place, name string) {
 			mu.Lock()
 			defer mu.Unlock()
-			if !slices.Contains(odd, path) {
+			if path := filepath.Join(p.String(), name); !slices.Contains(odd, path) {
 				odd = append(odd, path)
 			}
-			say(path)
+			say(p, name)
 		}
 		for _, dir := range []string{queue.Incoming, queue.Active, bucket} {
 			for kind, err := range map[string]error{
@@ -155,6 +155,10 @@ func TestSaid(t *testing.T) {
 	}
 	if !s.isNew("b", "x") || !s.isNew("a", "y") || s.isNew("b", "x") {
 		t.Error("others are confused")
+	}
+	inBucket := func(name string) error { return &fs.PathError{Op: "open", Path: name, Err: syscall.EACCES} }
+	if !s.isNew("c", short(inBucket("1"))) || s.isNew("c", short(inBucket("2"))) {
+		t.Error("the same in another bucket is news")
 	}
 	if s.forget("a"); !s.isNew("a", "y") {
 		t.Error("not forgotten")

@@ -108,9 +108,9 @@ func newManager(cfg func() *config.Config, log *maillog.Logger, sp *spool) *mana
 		agents: make(map[string]deliverer), known: make(map[queueid.ID]*message),
 		buckets: make(map[string]time.Time), refilled: make(map[string]bool), scan: true,
 	}
-	sp.odd = func(path string) {
-		if m.said.isNew(path, "") {
-			log.Warn(nil, "%s: left alone: is not the name of a message", path)
+	sp.odd = func(p place, name string) {
+		if m.said.isNew(p.queue+"/"+name, "") { // buckets are renamed
+			log.Warn(nil, "%s/%s: left alone: is not the name of a message", p, name)
 		}
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
@@ -270,7 +270,7 @@ func (m *manager) scanAgain() {
 
 // postpone has a message looked at again that could not be read.
 func (m *manager) postpone(msg *message, why error) {
-	if m.said.isNew(msg.id.String(), why.Error()) {
+	if m.said.isNew(msg.id.String(), short(why)) {
 		m.log.Warn(msg.fields(), "%s: left alone for now: %v", msg.id, why)
 	}
 	m.mu.Lock()

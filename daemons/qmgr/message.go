@@ -138,7 +138,7 @@ func (m *manager) setAside(msg *message, damage error) {
 	case err == nil:
 		m.said.forget(msg.id.String())
 		m.log.Error(msg.fields(), "%s: moved to %s: %v", msg.id, queue.Corrupt, damage)
-	case m.said.isNew(msg.id.String(), err.Error()):
+	case m.said.isNew(msg.id.String(), short(err)):
 		m.log.Error(msg.fields(), "%s: left alone in %s: %v; %v", msg.id, msg.from.queue, damage, err)
 	}
 }

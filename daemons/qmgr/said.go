@@ -1,6 +1,10 @@
 package main
 
-import "sync"
+import (
+	"errors"
+	"io/fs"
+	"sync"
+)
 
 // said keeps what is found wrong with every look at the queue out of the log, but
 // for the first time.
@@ -31,4 +35,14 @@ func (s *said) forget(subject string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.last, subject)
+}
+
+// short is an error without the path that it is about: the same message may be
+// found in one bucket after the other.
+func short(err error) string {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		err = path.Err
+	}
+	return err.Error()
 }

@@ -17,7 +17,7 @@ type spool struct {
 	base                            string
 	incoming, active, held, damaged *queue.Directory
 
-	odd func(path string) // hears of what is in the queue and none of ours; may be nil
+	odd func(p place, name string) // hears of what is in the queue and none of ours; may be nil
 
 	// fault comes before every system call whose failure matters, with a word
 	// for it, and makes it fail; nil outside of tests.
@@ -136,7 +136,7 @@ func (s *spool) deferred() (buckets []string, strays []queueid.ID, err error) {
 		} else if id, err := queueid.Parse(e.Name()); err == nil {
 			strays = append(strays, id)
 		} else {
-			s.isOdd(filepath.Join(queue.Deferred, e.Name()))
+			s.isOdd(place{queue: queue.Deferred}, e.Name())
 		}
 	}
 	return buckets, strays, nil
@@ -198,7 +198,7 @@ func (s *spool) names(p place, each func(*queue.Directory, queueid.ID) error) er
 		return d.Names(func(name string) error {
 			id, err := queueid.Parse(name)
 			if err != nil {
-				s.isOdd(filepath.Join(p.String(), name))
+				s.isOdd(p, name)
 				return nil
 			}
 			return each(d, id)
@@ -206,9 +206,9 @@ func (s *spool) names(p place, each func(*queue.Directory, queueid.ID) error) er
 	})
 }
 
-func (s *spool) isOdd(path string) {
+func (s *spool) isOdd(p place, name string) {
 	if s.odd != nil {
-		s.odd(path)
+		s.odd(p, name)
 	}
 }
 
