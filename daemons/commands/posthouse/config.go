@@ -67,8 +67,11 @@ func check(dir string) []error {
 	if err != nil {
 		return append(errs, err)
 	}
-	_, _ = users.NewTable(filepath.Join(tables, "users"), add).Has(nobody)
-	if list, err := users.NewFile(filepath.Join(tables, "users")).List(); err == nil { // else it has been said
+	if _, err := users.NewTable(filepath.Join(tables, "users"), add).Has(nobody); err == nil { // else it has been said
+		list, err := users.NewFile(filepath.Join(tables, "users")).List()
+		if err != nil {
+			add(err)
+		}
 		for _, u := range list {
 			if err := reachable(u.Address, cfg); err != nil {
 				add(fmt.Errorf("%s: %w", filepath.Join(tables, "users"), err))
