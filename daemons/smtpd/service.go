@@ -70,7 +70,10 @@ func (s *service) session(ctx context.Context, c net.Conn, submission bool) {
 		Stop:         s.stopping,
 	}, p)
 	fields := maillog.Fields{"CLIENT": p.ip.String()}
-	if stats.Cause != "" {
+	switch {
+	case stats.NotSMTP != "":
+		s.log.Warn(fields, "non-SMTP command from %s: %.100s", p.client(), stats.NotSMTP)
+	case stats.Cause != "":
 		s.log.Info(fields, "%s after %s from %s", stats.Cause, stats.After, p.client())
 	}
 	s.log.Info(fields, "disconnect from %s %s", p.client(), stats.Summary())

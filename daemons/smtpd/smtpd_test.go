@@ -243,6 +243,23 @@ func TestLog(t *testing.T) {
 				"disconnect from " + client + " ehlo=1 mail=1 rcpt=2/4 quit=1 commands=5/7",
 			},
 		},
+		{
+			"another protocol", []string{"GET / HTTP/1.1"},
+			[]string{"warning: non-SMTP command from " + client + ": GET / HTTP/1.1", "disconnect from " + client + " unknown=0/1 commands=0/1"},
+		},
+		{
+			"no command", []string{"EHLO c", "XYZZY", "QUIT"},
+			[]string{"disconnect from " + client + " ehlo=1 quit=1 unknown=0/1 commands=2/3"},
+		},
+		{
+			"bare LF", append(envelope("s@x.example"), "DATA", "x\ny\r\n."),
+			[]string{
+				"QID: client=" + client,
+				"QID: reject: END-OF-MESSAGE from " + client + ": 521 5.5.2 mx.example Error: bare <LF> received; from=<s@x.example> proto=ESMTP helo=<c>",
+				"bare LF after DATA (2 bytes) from " + client,
+				"disconnect from " + client + " ehlo=1 mail=1 rcpt=1 data=0/1 commands=3/4",
+			},
+		},
 		{"gone", []string{"EHLO c"}, []string{"lost connection after EHLO from " + client, "disconnect from " + client + " ehlo=1 commands=1"}},
 		{"gone at once", nil, []string{"lost connection after CONNECT from " + client, "disconnect from " + client + " commands=0/0"}},
 	} {

@@ -11,8 +11,9 @@ import (
 	"posthouse/pkg/envelope"
 )
 
-// verbNames are the verbs in the order in which the log counts them. AUTH and
-// STARTTLS have their place here; a client gets 502 until they are offered.
+// verbNames are the verbs in the order in which the log counts them, as Postfix
+// does. AUTH and STARTTLS have their place here; a client gets 502 until they are
+// offered. The last one stands for all that are not known.
 var verbNames = [...]string{"helo", "ehlo", "starttls", "auth", "mail", "rcpt", "data", "bdat",
 	"rset", "noop", "vrfy", "etrn", "expn", "help", "quit", "unknown"}
 
@@ -42,7 +43,8 @@ func notSMTP(line, verb string) bool {
 func (e *engine) dispatch(line string) error {
 	verb, args, _ := strings.Cut(strings.TrimRight(line, " \t"), " ")
 	if notSMTP(line, verb) {
-		e.stats.Cause = "non-SMTP command"
+		e.stats.NotSMTP = line
+		e.stats.verbs[len(verbNames)-1].all++
 		e.write(Reply{221, "2.7.0", "Error: I can break rules, too. Goodbye."})
 		return errClosing
 	}

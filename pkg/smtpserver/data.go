@@ -8,6 +8,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // ready says why a message may not begin now; nil where it may.
@@ -54,6 +55,11 @@ func (e *engine) data(args string) (bool, error) {
 			sink.Abort()
 		}
 		e.stats.After = fmt.Sprintf("DATA (%d bytes)", n)
+		var bare *bareError
+		if errors.As(err, &bare) {
+			e.readOn(bare.state)
+			err = e.refuseBare(bare.which)
+		}
 		return false, err
 	}
 	return e.finish(l)
@@ -87,10 +93,14 @@ func (l *limited) Write(p []byte) (int, error) {
 // finish ends a message that was received to its end.
 func (e *engine) finish(l *limited) (bool, error) {
 	e.stats.After = EndOfMessage
+	chunks := e.bdat
 	e.bdat = nil
 	reply := tooBig
 	if l.sink != nil {
 		reply = l.sink.Commit()
+		if rest, ok := strings.CutPrefix(reply.Text, "Ok: "); ok && chunks != nil && reply.Code/100 == 2 {
+			reply.Text = fmt.Sprintf("Ok: %d bytes %s", chunks.size, rest) // as Postfix says it
+		}
 	} else {
 		e.policy.Refused(&e.session, Refusal{Verb: EndOfMessage, Mail: e.mail, Reply: reply})
 	}
@@ -99,6 +109,70 @@ func (e *engine) finish(l *limited) (bool, error) {
 		e.errors, e.junk = 0, 0
 	}
 	return reply.Code/100 == 2, e.reply(reply)
+}
+
+// bareError is a CR or an LF that stands alone in a message.
+type bareError struct {
+	which string
+	state int // how much of endOfData has been read, maybe
+}
+
+// bareIn is the error for b, a line or a piece of one.
+func bareIn(b []byte, which string) *bareError {
+	e := &bareError{which: which}
+	switch {
+	case bytes.HasSuffix(b, crlf):
+		e.state = len(crlf)
+	case bytes.HasSuffix(b, cr):
+		e.state = len(cr)
+	}
+	return e
+}
+
+func (b *bareError) Error() string { return "bare <" + b.which + ">" }
+
+// endOfData is what ends a message, and nothing else does.
+const endOfData = "\r\n.\r\n"
+
+// step is how much of endOfData has been read when c is read after state octets
+// of it.
+func step(state int, c byte) int {
+	switch c {
+	case endOfData[state]:
+		return state + 1
+	case '\r':
+		return 1
+	}
+	return 0
+}
+
+// quietTime is how long a client may say nothing in a message that is refused: one
+// that believes in bare LFs waits for its reply.
+const quietTime = 10 * time.Second
+
+// readOn reads a message that is refused up to its end, so that the client
+// gets to the reply: it does not read while it sends, and a connection that is
+// closed with input unread takes the reply with it. What a client that never
+// comes to an end gets is the same, and it ends there.
+func (e *engine) readOn(state int) {
+	e.in.timeout = min(e.in.timeout, quietTime)
+	left := e.cfg.MessageSize
+	if left == 0 {
+		left = maxChunk
+	}
+	for ; state < len(endOfData) && left > 0; left-- {
+		c, err := e.r.ReadByte()
+		if err != nil {
+			return // the session ends anyway
+		}
+		state = step(state, c)
+	}
+}
+
+// refuseBare refuses a message, and ends the session.
+func (e *engine) refuseBare(which string) error {
+	e.policy.Refused(&e.session, Refusal{Verb: EndOfMessage, Mail: e.mail, Reply: e.bareReply(which)})
+	return e.bare(which)
 }
 
 // receive reads a message up to CRLF.CRLF and passes its lines on (RFC 5321,
@@ -132,7 +206,7 @@ func (e *engine) receive(w io.Writer) (n int64, err error) {
 func (e *engine) pass(w io.Writer, b []byte, held bool) (bool, error) {
 	if held {
 		if b[0] != '\n' && !e.cfg.BareNewline {
-			return false, e.bare("CR")
+			return false, bareIn(b, "CR")
 		}
 		if _, err := w.Write(cr); err != nil {
 			return false, err
@@ -145,10 +219,10 @@ func (e *engine) pass(w io.Writer, b []byte, held bool) (bool, error) {
 	}
 	if !e.cfg.BareNewline {
 		if bytes.IndexByte(text, '\r') >= 0 {
-			return false, e.bare("CR")
+			return false, bareIn(b, "CR")
 		}
 		if end && !wasCR {
-			return false, e.bare("LF")
+			return false, bareIn(b, "LF")
 		}
 	}
 	switch {
@@ -174,6 +248,7 @@ type chunked struct {
 	limited
 	started bool
 	refused *Reply // all further chunks get it
+	size    int64  // of the chunks, in octets
 	held    bool   // see pass
 	middle  bool   // the last octet was not the end of a line
 }
@@ -206,8 +281,17 @@ func (e *engine) bdatChunk(args string) (bool, error) {
 	}
 	c := e.bdat
 	got, err := e.copyChunk(c, size)
+	c.size += got
+	if err == nil && last && c.held && !e.cfg.BareNewline {
+		err = &bareError{which: "CR"}
+	}
 	if err != nil {
 		e.stats.After = fmt.Sprintf("BDAT (%d bytes)", got)
+		var bare *bareError
+		if errors.As(err, &bare) {
+			_ = e.skip(size - got) // the session ends anyway
+			err = e.refuseBare(bare.which)
+		}
 		return false, err
 	}
 	if !last {
@@ -216,9 +300,6 @@ func (e *engine) bdatChunk(args string) (bool, error) {
 			return e.refuse(Refusal{Verb: EndOfMessage, Mail: e.mail, Reply: tooBig})
 		}
 		return e.yes("2.0.0", "Ok: "+strconv.FormatInt(size, 10)+" bytes")
-	}
-	if c.held && !e.cfg.BareNewline {
-		return false, e.bare("CR")
 	}
 	if c.held {
 		_, _ = c.Write(cr) // limited keeps errors for the end

@@ -116,9 +116,10 @@ type Sink interface {
 
 // Stats is what happened in a session.
 type Stats struct {
-	Cause string // "lost connection", "timeout", "too many errors"...; "" for a proper end
-	After string // the command under way then
-	verbs [len(verbNames)]count
+	Cause   string // "lost connection", "timeout", "too many errors"...; "" for a proper end
+	After   string // the command under way then
+	NotSMTP string // the command that has ended the session because it is none of SMTP
+	verbs   [len(verbNames)]count
 }
 
 type count struct{ good, all int }
@@ -236,7 +237,7 @@ func (e *engine) end(err error) {
 	switch {
 	case errors.Is(err, errQuit):
 	case errors.Is(err, errClosing): // the reply has been given
-		if e.stats.Cause == "" {
+		if e.stats.Cause == "" && e.stats.NotSMTP == "" {
 			e.stats.Cause = "refused"
 		}
 	case errors.Is(err, errStop):
@@ -374,8 +375,12 @@ func (e *engine) command() (string, error) {
 // have been written by somebody else.
 func (e *engine) bare(which string) error {
 	e.stats.Cause = "bare " + which
-	e.write(Reply{521, "5.5.2", e.cfg.Hostname + " Error: bare <" + which + "> received"})
+	e.write(e.bareReply(which))
 	return errClosing
+}
+
+func (e *engine) bareReply(which string) Reply {
+	return Reply{521, "5.5.2", e.cfg.Hostname + " Error: bare <" + which + "> received"}
 }
 
 // synchronise ends a session whose client has sent more before it could know

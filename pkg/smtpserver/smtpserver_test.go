@@ -1,6 +1,7 @@
 package smtpserver
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -150,7 +151,7 @@ func pair(t testing.TB) (client, server net.Conn) {
 	return client, server
 }
 
-// readGreeting waits for the greeting, as clients must.
+// readGreeting waits for the greeting, as clients must, or for another reply.
 func readGreeting(t testing.TB, client net.Conn) string {
 	t.Helper()
 	b := make([]byte, 512)
@@ -191,6 +192,7 @@ func TestDialogues(t *testing.T) {
 		{"fault 8: a long line", open + strings.Repeat("x", 900) + "\r\n.\r\nQUIT\r\n", "220 250 250 250 354 250 221", "<a@b> c@d\n" + strings.Repeat("x", 900) + "\r\n"},
 		{"fault 4: a second MAIL", "EHLO c\r\n|MAIL FROM:<a@b>\r\n|MAIL FROM:<c@d>\r\n", "220 250 250 503", ""},
 		{"fault 1: cut BDAT", begin + "BDAT 1000 LAST\r\nonly this", "220 250 250 250", ""},
+		{"a refused message is read to its end", open + "x\ny\r\n.\nz\n.\r\n..\r\n\r.\r\n.\r\nMAIL FROM:<evil@x>\r\n", "220 250 250 250 354 521", ""},
 		{"lost in DATA", open + "x\r\n", "220 250 250 250 354", ""},
 		{"too big", open + strings.Repeat("12345678\r\n", 101) + ".\r\n|QUIT\r\n", "220 250 250 250 354 552 221", ""},
 		{"announced too big", "EHLO c\r\n|MAIL FROM:<a@b> SIZE=1001\r\n", "220 250 552", ""},
@@ -262,6 +264,111 @@ func TestReplies(t *testing.T) {
 	}
 	if s := stats.Summary(); s != "ehlo=1 mail=1 rcpt=1 data=1 quit=1 commands=5" || stats.Cause != "" {
 		t.Errorf("%s, %q", s, stats.Cause)
+	}
+}
+
+// session is a session with a client that waits for each reply.
+type session struct {
+	client net.Conn
+	said   string
+	stats  chan Stats
+}
+
+func newSession(t testing.TB, cfg Config, p Policy) *session {
+	t.Helper()
+	client, server := pair(t)
+	s := &session{client: client, stats: make(chan Stats, 1)}
+	go func() {
+		stats := Serve(server, cfg, p)
+		server.Close()
+		s.stats <- stats
+	}()
+	s.said = readGreeting(t, client)
+	for _, line := range []string{"HELO c\r\n", "MAIL FROM:<a@b>\r\n", "RCPT TO:<c@d>\r\n"} {
+		if _, err := io.WriteString(client, line); err != nil {
+			t.Fatal(err)
+		}
+		s.said += readGreeting(t, client)
+	}
+	return s
+}
+
+// TestReadOn: a client in the middle of a large message that is refused gets to
+// the reply, although it does not look for it before it has sent everything.
+func TestReadOn(t *testing.T) {
+	rest := strings.Repeat(strings.Repeat("x", 78)+"\r\n", 100000) // more than sockets hold, and more than end reads
+	cfg := testConfig
+	cfg.MessageSize = 100 << 20
+	cfg.CommandTimeout = time.Minute
+	for _, bare := range []string{"x\n", "x\ry\r\n"} {
+		for _, chunks := range []bool{false, true} {
+			p := &recorder{}
+			s := newSession(t, cfg, p)
+			script := bare + rest + ".\r\n"
+			if chunks {
+				script = fmt.Sprintf("BDAT %d LAST\r\n", len(script)) + script
+			} else {
+				io.WriteString(s.client, "DATA\r\n")
+				s.said += readGreeting(t, s.client)
+			}
+			_, err := io.WriteString(s.client, script)
+			reply, _ := io.ReadAll(s.client)
+			s.client.Close()
+			stats := <-s.stats
+			if err != nil || !strings.HasPrefix(string(reply), "521 5.5.2 mx.example Error: bare <") || len(p.stored) > 0 || p.open != 0 {
+				t.Errorf("%.9q, BDAT %v: %v, %s, %+v", bare, chunks, err, reply, stats)
+			}
+			if got := strings.Join(p.refused, " "); got != "END-OF-MESSAGE 521" {
+				t.Errorf("%.9q, BDAT %v: the log has %s", bare, chunks, got)
+			}
+		}
+	}
+}
+
+// TestReadOnEnd: what is read on is the message, up to its end and no further.
+func TestReadOnEnd(t *testing.T) {
+	for _, tt := range []struct{ piece, rest, left string }{
+		{"x\n", ".\r\nx\r\n.\r\nEND", "END"},
+		{"x\ry\r\n", ".\r\nEND", "END"},
+		{"x\ry\r", "\n.\r\nEND", "END"},
+		{"x\ry", "\r\n.\r\nEND", "END"},
+		{"x\n", "\n.\n\r\n.\n\n.\r\n\r\n..\r\n\r.\r\n\r\n.\r\r\n.\r\nEND", "END"},
+		{"x\n", "x", ""},
+		{"x\n", strings.Repeat("x", 1001), "x"},
+	} {
+		e := &engine{in: &input{}, r: bufio.NewReader(strings.NewReader(tt.rest)), cfg: testConfig}
+		e.readOn(bareIn([]byte(tt.piece), "LF").state)
+		if left, err := io.ReadAll(e.r); err != nil || string(left) != tt.left {
+			t.Errorf("%q, %.50q: left %q", tt.piece, tt.rest, left)
+		}
+	}
+}
+
+// TestReadOnBounds: who sends no end, or no end of it, gets the reply as well.
+func TestReadOnBounds(t *testing.T) {
+	cfg := testConfig
+	cfg.CommandTimeout = 200 * time.Millisecond
+	for name, last := range map[string]string{"an end of its own": "x\n.\n", "too much": strings.Repeat("x\n", 1000)} {
+		p := &recorder{}
+		s := newSession(t, cfg, p)
+		io.WriteString(s.client, "DATA\r\n")
+		s.said += readGreeting(t, s.client)
+		io.WriteString(s.client, last) // and now it waits
+		rest, _ := io.ReadAll(s.client)
+		s.client.Close()
+		stats := <-s.stats
+		if got := codes(s.said + string(rest)); got != "220 250 250 250 354 521" || stats.Cause != "bare LF" || p.aborted != 1 {
+			t.Errorf("%s: %s, %+v", name, got, stats)
+		}
+	}
+}
+
+// TestChunkReplies: the replies to BDAT tell how much has come.
+func TestChunkReplies(t *testing.T) {
+	said, _ := talk(t, testConfig, &recorder{}, begin+"BDAT 3\r\nx\r\nBDAT 4 LAST\r\n.y\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nBDAT 2 LAST\r\nxyQUIT\r\n", 1<<20)
+	want := "\r\n250 2.0.0 Ok: 3 bytes\r\n250 2.0.0 Ok: 7 bytes queued as X\r\n250 2.1.0 Ok\r\n250 2.1.5 Ok\r\n250 2.0.0 Ok: 2 bytes queued as X\r\n221 2.0.0 Bye\r\n"
+	if !strings.HasSuffix(said, want) {
+		t.Errorf("got %s", said)
 	}
 }
 
