@@ -47,7 +47,8 @@ var layers = []layer{
 	{"protocols about deliveries", "protocol/bounce", opinions},
 	{"mail system", "cli daemon mailbox mailq queue smtpclient smtpserver", ""},
 	{"delivery agents", "agent", ""},
-	{"tests", "archtest dns/dnstest durable/crashtest ipc/ipctest mailtest mailtest/probe mailtest/system wire/wiretest", ""},
+	{"a double that a program of the tests uses", "dns/dnstest", ""},
+	{"tests", "archtest durable/crashtest ipc/ipctest mailtest mailtest/probe mailtest/system wire/wiretest", ""},
 }
 
 // rule reserves uses for those who need them. Who is listed and has no use for
@@ -99,6 +100,7 @@ var rules = []rule{
 	{"posthouse/pkg/agent", "agents; qmgr logs recipients that no agent has seen", "daemons/qmgr daemons/smtp daemons/virtual", false},
 	{"posthouse/pkg/cli posthouse/pkg/mailq", "for people", "daemons/commands/posthouse daemons/commands/sendmail", false},
 	{"posthouse/pkg/dns", "has a network", "daemons/dns daemons/smtp", false},
+	{"posthouse/pkg/dns/dnstest", "lies", "pkg/mailtest/probe", false},
 	{"posthouse/pkg/durable", "who acknowledges what it has written: the queue, the mail store", "daemons/cleanup daemons/virtual", false},
 	{"posthouse/pkg/header", "who completes messages", "daemons/cleanup daemons/commands/sendmail", false},
 	{"posthouse/pkg/mailbox", "the mail store has one owner", "daemons/virtual", false},

@@ -13,6 +13,7 @@
 //	probe impostor SOCKET                a server that misbehaves
 //	probe hold ADDRESS N                 N sessions that stay open until standard input ends
 //	probe talk ADDRESS                   the dialogue of a script on standard input; see talk.go
+//	probe dns ADDRESS                    a name server that says what a script on standard input has it say; see dns.go
 //	probe try PATH...                    what this process may not do; see try.go
 package main
 
@@ -59,6 +60,8 @@ func run(args []string) error {
 		return hold(args[0], number(args[1]))
 	case "talk":
 		return talk(args[0], os.Stdin)
+	case "dns":
+		return names(args[0], os.Stdin)
 	case "garble":
 		return garble(number(args[0]), args[1:])
 	case "silent":
