@@ -22,6 +22,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"posthouse/pkg/rawsock"
 	"posthouse/pkg/wire"
 )
 
@@ -55,12 +56,13 @@ func (m *Message) Len() int { return len(m.Data()) - 1 }
 
 // Conn is one connection. One goroutine may send while another receives.
 type Conn struct {
-	c   *net.UnixConn
-	buf []byte
+	c    *net.UnixConn
+	sock *rawsock.Socket
+	buf  []byte
 }
 
 // NewConn wraps a connected SOCK_SEQPACKET socket.
-func NewConn(c *net.UnixConn) *Conn { return &Conn{c: c} }
+func NewConn(c *net.UnixConn) *Conn { return &Conn{c: c, sock: rawsock.New(c)} }
 
 // Close closes the connection.
 func (c *Conn) Close() error { return c.c.Close() }
@@ -95,14 +97,20 @@ func (c *Conn) SendFile(m *Message, f *os.File) error {
 	return c.write(b, oob)
 }
 
-func (c *Conn) write(b, oob []byte) error {
-	var n int
-	var err error
-	if oob == nil {
-		n, err = c.c.Write(b)
-	} else {
-		n, _, err = c.c.WriteMsgUnix(b, oob, nil)
+// TrySend is Send that fails, with EAGAIN, where it would have to wait. m fits
+// into one packet.
+func (c *Conn) TrySend(m *Message) error {
+	b := m.Data()
+	if len(b) > maxPacket {
+		return fmt.Errorf("%w: packet", ErrTooBig)
 	}
+	b[0] = flagLast
+	_, err := c.sock.TrySend(b, nil)
+	return err
+}
+
+func (c *Conn) write(b, oob []byte) error {
+	n, err := c.sock.Send(b, oob)
 	if err == nil && n != len(b) {
 		err = io.ErrShortWrite
 	}
@@ -185,7 +193,7 @@ func (c *Conn) packet(b []byte, wantFile bool) (n int, f *os.File, err error) {
 		n, f, err = c.withFile(b)
 	} else {
 		var flags int
-		n, _, flags, _, err = c.c.ReadMsgUnix(b, nil)
+		n, _, flags, err = c.sock.Receive(b, nil)
 		if err == nil && flags&unix.MSG_TRUNC != 0 {
 			err = fmt.Errorf("%w: packet", ErrTooBig)
 		}
@@ -198,7 +206,7 @@ func (c *Conn) packet(b []byte, wantFile bool) (n int, f *os.File, err error) {
 
 func (c *Conn) withFile(b []byte) (int, *os.File, error) {
 	oob := make([]byte, unix.CmsgSpace(4))
-	n, oobn, flags, _, err := c.c.ReadMsgUnix(b, oob)
+	n, oobn, flags, err := c.sock.Receive(b, oob)
 	if err != nil {
 		return 0, nil, err
 	}

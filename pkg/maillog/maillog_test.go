@@ -1,7 +1,10 @@
 package maillog
 
 import (
+	"errors"
+	"io/fs"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -86,6 +89,21 @@ func TestDirect(t *testing.T) {
 		if i > 100_000 {
 			t.Fatal("never full")
 		}
+	}
+	server.Close() // and there is another journal
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
+	}
+	if d.send("lost", journal.PriInfo, nil) {
+		t.Error("sent to nobody")
+	}
+	server, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	if !d.send("again", journal.PriInfo, nil) {
+		t.Error("not sent to the second journal")
 	}
 
 	var order []string

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"posthouse/pkg/dsn"
+	"posthouse/pkg/rawsock"
 )
 
 // Options say who talks to whom and how.
@@ -58,6 +59,7 @@ func New(conn net.Conn, o Options) *Client {
 	if o.LineLength > 0 {
 		o.LineLength = max(o.LineLength, minLine)
 	}
+	conn = rawsock.Wrap(conn)
 	return &Client{o: o, conn: conn, r: bufio.NewReaderSize(conn, 4<<10), w: bufio.NewWriterSize(conn, 32<<10)}
 }
 
@@ -291,23 +293,12 @@ func (c *Client) Quiet() bool {
 	if c.broken || c.r.Buffered() > 0 {
 		return false
 	}
-	sc, ok := c.conn.(syscall.Conn)
+	conn, ok := c.conn.(*rawsock.Conn)
 	if !ok {
 		return true
 	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
-		return false
-	}
-	c.setDeadline(time.Time{})
-	quiet := false
-	err = raw.Read(func(fd uintptr) bool {
-		var b [1]byte
-		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		quiet = errors.Is(err, syscall.EAGAIN)
-		return true
-	})
-	return err == nil && quiet
+	_, err := conn.Peek()
+	return errors.Is(err, syscall.EAGAIN)
 }
 
 // quitTime bounds the sending of QUIT.

@@ -3,10 +3,9 @@ package smtpserver
 import (
 	"net"
 	"sync"
-	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"posthouse/pkg/rawsock"
 )
 
 // input reads from the client: it sends the replies that wait, and gives each
@@ -35,19 +34,12 @@ func (in *input) deadline() time.Time {
 
 // unread reports whether the client has sent something that has not been read.
 func (in *input) unread() bool {
-	c, ok := in.conn.(syscall.Conn)
+	c, ok := in.conn.(*rawsock.Conn)
 	if !ok {
 		return false
 	}
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return false
-	}
-	n := 0
-	err = raw.Control(func(fd uintptr) {
-		n, _, err = unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
-	})
-	return err == nil && n > 0
+	n, _ := c.Peek() // the next read meets an error, too
+	return n > 0
 }
 
 // output writes to the client. Each write has its time, and a session that has

@@ -26,6 +26,7 @@ import (
 	"posthouse/pkg/addr"
 	"posthouse/pkg/dsn"
 	"posthouse/pkg/envelope"
+	"posthouse/pkg/rawsock"
 )
 
 // Config is what a session is held to.
@@ -187,6 +188,7 @@ type engine struct {
 
 // Serve runs a session and returns when it has ended. It does not close conn.
 func Serve(conn net.Conn, cfg Config, policy Policy) Stats {
+	conn = rawsock.Wrap(conn)
 	e := &engine{conn: conn, cfg: cfg, policy: policy}
 	e.in = &input{conn: conn, timeout: cfg.CommandTimeout, idle: true}
 	e.w = bufio.NewWriterSize(output{e.in}, writeBuffer)
