@@ -167,12 +167,12 @@ func chunks(t *testing.T, m *mailtest.Machine) {
 		< 250 2.0.0 Ok: 8 bytes
 		< 250 2.0.0 Ok: 6 bytes
 		>> "BDAT 1 LAST\r\n\n"
-		< 250 2.0.0 Ok: queued as
+		< 250 2.0.0 Ok: 31 bytes queued as
 	`+envelopeLines+`
 		>> "BDAT 23\r\nSubject: more\r\n\r\nno end"
 		< 250 2.0.0 Ok: 23 bytes
 		> BDAT 0 LAST
-		< 250 2.0.0 Ok: queued as
+		< 250 2.0.0 Ok: 23 bytes queued as
 		>> "BDAT 6\r\nQUIT\r\n"
 		< 503 5.5.1
 		> MAIL FROM:<sender@example.org>
