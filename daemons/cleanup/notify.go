@@ -14,10 +14,10 @@ import (
 	"posthouse/pkg/queueid"
 )
 
-// notifier tells qmgr of new messages. It never holds anybody up: notices are
-// sent by one goroutine, which exists while there are any, and what arrives
-// meanwhile goes with the next one. Where qmgr cannot be told, a byte in its
-// FIFO asks it to look.
+// notifier tells qmgr of new messages. It never holds anybody up: a notice that
+// would have to wait is left to a goroutine, which exists while there are any,
+// and what arrives meanwhile goes with the next one. Where qmgr cannot be told, a
+// byte in its FIFO asks it to look.
 type notifier struct {
 	client *ipc.Client
 	fifo   string
@@ -28,6 +28,7 @@ type notifier struct {
 	pending []queueid.ID
 	running bool
 	wg      sync.WaitGroup
+	closing chan struct{}
 
 	connMu sync.Mutex
 	conn   *ipc.Conn
@@ -38,12 +39,13 @@ const (
 	connectTimeout = 10 * time.Second
 	sendTimeout    = 5 * time.Second
 	maxPending     = 10 * arrival.MaxIDs
+	offPause       = time.Second // until a qmgr that is switched off is tried again
 )
 
 func newNotifier(path, fifo string, log logger) *notifier {
 	return &notifier{
 		client: ipc.NewClient(path, arrival.Protocol), fifo: fifo, log: log,
-		hold: func() func() { return func() {} },
+		hold: func() func() { return func() {} }, closing: make(chan struct{}),
 	}
 }
 
@@ -62,6 +64,9 @@ func (n *notifier) wake() {
 func (n *notifier) add(id queueid.ID) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if !n.running && n.tell(id) {
+		return
+	}
 	if len(n.pending) < maxPending { // more are found by the scan that too many cause
 		n.pending = append(n.pending, id)
 	}
@@ -75,8 +80,24 @@ func (n *notifier) add(id queueid.ID) {
 	}
 }
 
-// close waits until everything is said.
+// tell sends a notice if there is a connection that takes it at once. Anything
+// else is for run.
+func (n *notifier) tell(id queueid.ID) bool {
+	if !n.connMu.TryLock() {
+		return false
+	}
+	defer n.connMu.Unlock()
+	if n.conn == nil {
+		return false
+	}
+	m := ipc.NewMessage()
+	arrival.Encode(m, []queueid.ID{id})
+	return n.conn.TrySend(m) == nil
+}
+
+// close waits until everything is said. It is called once.
 func (n *notifier) close() {
+	close(n.closing)
 	n.wg.Wait()
 	n.connMu.Lock()
 	defer n.connMu.Unlock()
@@ -93,13 +114,13 @@ func (n *notifier) run() {
 		if len(ids) == 0 {
 			return
 		}
-		overflow := len(ids) == maxPending
+		overflow, off := len(ids) == maxPending, false
 		for len(ids) > 0 {
 			piece := ids[:min(len(ids), arrival.MaxIDs)]
 			ids = ids[len(piece):]
 			if err := n.send(piece); err != nil {
-				var off *ipc.UnavailableError
-				if !errors.As(err, &off) {
+				var unavailable *ipc.UnavailableError
+				if off = errors.As(err, &unavailable); !off {
 					n.log.Warn(nil, "notice to qmgr: %v", err)
 				}
 				overflow, ids = true, nil
@@ -108,6 +129,18 @@ func (n *notifier) run() {
 		if overflow {
 			n.look()
 		}
+		if off {
+			n.pause()
+		}
+	}
+}
+
+// pause gathers what arrives while qmgr is off, so that not every message has to
+// find that out.
+func (n *notifier) pause() {
+	select {
+	case <-time.After(offPause):
+	case <-n.closing:
 	}
 }
 
@@ -136,11 +169,11 @@ func (n *notifier) send(ids []queueid.ID) error {
 }
 
 func (n *notifier) sendOn(conn *ipc.Conn, m *ipc.Message) error {
-	// Only what is sent has a time limit; watch waits as long as it takes.
+	// Only what is sent here has a time limit; watch waits as long as it takes.
 	if err := errors.Join(conn.SetDeadline(time.Now().Add(sendTimeout)), conn.SetReadDeadline(time.Time{})); err != nil {
 		return err
 	}
-	return conn.Send(m)
+	return errors.Join(conn.Send(m), conn.SetDeadline(time.Time{}))
 }
 
 // connect makes a new connection; connMu is held.

@@ -85,14 +85,17 @@ func (d *Directory) Create(id queueid.ID) (*os.File, error) {
 }
 
 // Open opens a message for reading.
-func (d *Directory) Open(id queueid.ID) (*os.File, error) { return d.open(id, unix.O_RDONLY) }
+func (d *Directory) Open(id queueid.ID) (*os.File, error) { return d.open(id, unix.O_RDONLY|noWait) }
 
 // OpenWrite opens a message for reading and for appending outcomes.
-func (d *Directory) OpenWrite(id queueid.ID) (*os.File, error) { return d.open(id, unix.O_RDWR) }
+func (d *Directory) OpenWrite(id queueid.ID) (*os.File, error) { return d.open(id, unix.O_RDWR|noWait) }
+
+// noWait keeps a FIFO of that name from holding up who opens it.
+const noWait = unix.O_NONBLOCK
 
 func (d *Directory) open(id queueid.ID, flags int) (*os.File, error) {
 	for {
-		fd, err := unix.Openat(int(d.f.Fd()), id.String(), flags|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, FileMode)
+		fd, err := unix.Openat(int(d.f.Fd()), id.String(), flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, FileMode)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
