@@ -11,7 +11,7 @@
 // # Security
 //
 // Runs as _ph-cleanup. Of the queue it sees incoming/ only; it has no network
-// and starts no program. Of the content it parses the names of header fields, in
+// and starts no program but its own successor. Of the content it parses the names of header fields, in
 // local submissions also their addresses, and no MIME. File names are queue IDs that it makes itself.
 //
 // # Reliability
@@ -64,5 +64,6 @@ func setup(d *daemon.Daemon) error {
 		config: d.Config, rewrite: asker, log: d.Log, now: time.Now, arrived: notices.add,
 		spool: &diskSpool{dir: incoming, committer: durable.NewCommitter(d.Config().Queue.Sync)},
 	}
+	d.HandOff() // a message takes as long as its client does
 	return d.IPC("ipc", cleanup.Protocol, s.handle)
 }

@@ -42,5 +42,6 @@ func setup(d *daemon.Daemon) error {
 		queue: cleanupQueue{client}, log: d.Log,
 		perUser: max(1, d.Config().Daemon("pickup").MaxClients/4),
 	}
+	d.HandOff() // a message takes as long as the program that writes it
 	return d.IPC("submit", cleanup.Protocol, s.handle)
 }

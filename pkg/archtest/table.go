@@ -76,7 +76,7 @@ var rules = []rule{
 	{"testing testing/*", "programs contain no tests", "pkg/ipc/ipctest pkg/mailtest pkg/wire/wiretest", false},
 
 	{"os/exec", "daemons start nobody; posthouse: systemctl", "daemons/commands/posthouse pkg/mailtest pkg/mailtest/probe", false},
-	{"os.StartProcess syscall.StartProcess syscall.ForkExec syscall.Exec", "successors of smtpd and smtp only", "pkg/activation", false},
+	{"os.StartProcess syscall.StartProcess syscall.ForkExec syscall.Exec", "successors of daemons that slow clients keep", "pkg/activation", false},
 	{"os/user", "daemons know users by what the kernel says", "daemons/commands/posthouse daemons/commands/sendmail", false},
 	{"syscall", "errno values, signals, and flags of inherited descriptors",
 		"daemons/cleanup daemons/commands/posthouse daemons/qmgr daemons/smtp " +
