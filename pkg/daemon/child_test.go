@@ -49,6 +49,8 @@ func setup(d *Daemon, mode string) error {
 	case "limits by socket":
 		d.LimitsBySocket("none")
 		d.LimitsBySocket("s")
+	case "impatient":
+		answerTimeout = 10 * time.Millisecond
 	case "hold":
 		s.release = d.Hold()
 	case "hold at the end":

@@ -40,6 +40,11 @@ type pause struct {
 // its client could not know whether the request was carried out.
 const firstPatience = time.Second
 
+// answerTimeout is how long an answer waits for a client to read those before.
+// One that reads none would keep the daemon from going away, and so from coming
+// back, for ever. A variable for tests.
+var answerTimeout = time.Minute
+
 // end is when the daemon may close the connection.
 func (p pause) end() time.Time {
 	if p.kept {
@@ -272,6 +277,7 @@ func (d *Daemon) IPC(name string, p ipc.Protocol, handle func(ctx context.Contex
 			return
 		}
 		c := ipc.NewConn(uc)
+		c.SetSendTimeout(answerTimeout)
 		if err := ipc.Greet(c, p); err != nil {
 			return // the client is gone
 		}

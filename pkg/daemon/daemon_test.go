@@ -179,6 +179,25 @@ func (r *raw) ask() error {
 	return err
 }
 
+// TestDeaf: a client that reads no answers is sent away, and keeps the daemon from
+// nothing.
+func TestDeaf(t *testing.T) {
+	t.Parallel()
+	u := newUnit(t, "impatient", stay)
+	path := u.packets("i")
+	u.start()
+	r := greeted(t, path)
+	var err error
+	for err == nil {
+		err = r.c.Send(ipc.NewMessage())
+	}
+	if !isEnd(err) {
+		t.Errorf("%v, and not the end of the connection", err)
+	}
+	u.signal(syscall.SIGHUP)
+	u.checkEnds(1, 0)
+}
+
 // TestMaxClients: there are never more than max_clients, and who has no room
 // waits and is served when there is some.
 func TestMaxClients(t *testing.T) {

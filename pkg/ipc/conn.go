@@ -56,9 +56,10 @@ func (m *Message) Len() int { return len(m.Data()) - 1 }
 
 // Conn is one connection. One goroutine may send while another receives.
 type Conn struct {
-	c    *net.UnixConn
-	sock *rawsock.Socket
-	buf  []byte
+	c        *net.UnixConn
+	sock     *rawsock.Socket
+	buf      []byte
+	patience time.Duration // see SetSendTimeout
 }
 
 // NewConn wraps a connected SOCK_SEQPACKET socket.
@@ -73,11 +74,26 @@ func (c *Conn) SetDeadline(t time.Time) error { return c.c.SetDeadline(t) }
 // SetReadDeadline bounds every later Receive.
 func (c *Conn) SetReadDeadline(t time.Time) error { return c.c.SetReadDeadline(t) }
 
+// SetSendTimeout bounds each later Send by itself, for servers, who do not know
+// when they will have something to say. Whoever does not read his answers then
+// keeps nobody.
+func (c *Conn) SetSendTimeout(d time.Duration) { c.patience = d }
+
+func (c *Conn) boundSend() error {
+	if c.patience == 0 {
+		return nil
+	}
+	return c.c.SetWriteDeadline(time.Now().Add(c.patience))
+}
+
 // Send sends m. On an error the connection is of no more use.
 func (c *Conn) Send(m *Message) error { return c.SendFile(m, nil) }
 
 // SendFile sends m and, with its first packet, a descriptor of f.
 func (c *Conn) SendFile(m *Message, f *os.File) error {
+	if err := c.boundSend(); err != nil {
+		return err
+	}
 	b := m.Data()
 	var oob []byte
 	if f != nil {
@@ -103,6 +119,10 @@ func (c *Conn) TrySend(m *Message) error {
 	b := m.Data()
 	if len(b) > maxPacket {
 		return fmt.Errorf("%w: packet", ErrTooBig)
+	}
+	// The deadline of the Send before may have passed.
+	if err := c.boundSend(); err != nil {
+		return err
 	}
 	b[0] = flagLast
 	_, err := c.sock.TrySend(b, nil)
