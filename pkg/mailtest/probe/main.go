@@ -3,7 +3,8 @@
 // mend both.
 //
 //	probe send ADDRESS FROM TO FILE...   each file by SMTP, as it is; prints "FILE REPLY"
-//	probe connect ADDRESS N WORKERS      N sessions of greeting and QUIT; prints those that failed
+//	probe connect ADDRESS N WORKERS [MS] N sessions of greeting and QUIT, after a pause of up to MS; prints how they went
+//	probe latency ADDRESS FROM TO DIR N  N messages, one after the other; prints when they were greeted, taken, in DIR
 //	probe load ...                       many messages that can be told apart, whatever happens to the servers; see load.go
 //	probe marks DIR                      which of them have arrived in DIR
 //	probe sink ADDRESS DIR               an SMTP server that keeps them
@@ -11,7 +12,8 @@
 //	probe garble N SOCKET...             what no client would send, to servers of ours; see garble.go
 //	probe silent N SOCKET...             N connections each that say nothing until standard input ends
 //	probe impostor SOCKET                a server that misbehaves
-//	probe hold ADDRESS N                 N sessions that stay open until standard input ends
+//	probe hold ADDRESS N [FROM TO]       N sessions, or messages half sent, until standard input ends
+//	probe submit SOCKET N FROM TO        the same with messages to pickup
 //	probe talk ADDRESS                   the dialogue of a script on standard input; see talk.go
 //	probe dns ADDRESS                    a name server that says what a script on standard input has it say; see dns.go
 //	probe try PATH...                    what this process may not do; see try.go
@@ -47,7 +49,10 @@ func run(args []string) error {
 	case "send":
 		return send(args[0], args[1], args[2], args[3:])
 	case "connect":
-		return connect(args[0], number(args[1]), number(args[2]))
+		pause := number(append(args, "0")[3])
+		return connect(args[0], number(args[1]), number(args[2]), time.Duration(pause)*time.Millisecond)
+	case "latency":
+		return latency(args)
 	case "load":
 		return load(args)
 	case "marks":
@@ -57,7 +62,9 @@ func run(args []string) error {
 	case "big":
 		return big(args[0], args[1], args[2], number(args[3]))
 	case "hold":
-		return hold(args[0], number(args[1]))
+		return hold(args[0], number(args[1]), args[2:])
+	case "submit":
+		return submit(args[0], number(args[1]), args[2], args[3])
 	case "talk":
 		return talk(args[0], os.Stdin)
 	case "dns":
@@ -212,17 +219,6 @@ func each(n, workers int, f func(i int) error) error {
 	return nil
 }
 
-func connect(address string, n, workers int) error {
-	return each(n, workers, func(int) error {
-		s, err := dial(address)
-		if err != nil {
-			return err
-		}
-		defer s.Close()
-		return s.steps([2]string{"", "220"}, [2]string{"QUIT", "221"})
-	})
-}
-
 func big(address, from, to string, octets int) error {
 	s, err := open(address)
 	if err != nil {
@@ -232,18 +228,5 @@ func big(address, from, to string, octets int) error {
 	line := strings.Repeat("x", 76) + "\r\n"
 	reply, err := s.message(from, to, []byte("Subject: big\r\n\r\n"+strings.Repeat(line, octets/len(line))))
 	fmt.Println(reply)
-	return err
-}
-
-func hold(address string, n int) error {
-	for range n {
-		s, err := open(address)
-		if err != nil {
-			return err
-		}
-		defer s.Close()
-	}
-	fmt.Println("open")
-	_, err := io.Copy(io.Discard, os.Stdin)
 	return err
 }
