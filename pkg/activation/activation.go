@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
@@ -158,12 +159,40 @@ func (s *Sockets) Check() error {
 	return nil
 }
 
+// notifier is the socket of Notify, once there is one. It is kept: a daemon that
+// has run out of descriptors could not say that it is alive, and systemd would
+// kill it for that. go-systemd makes a new one each time.
+var notifier struct {
+	sync.Mutex
+	fd   int
+	open bool
+}
+
 // Notify tells systemd the state of this process. Without systemd it does nothing.
 func Notify(state string) error {
-	if _, err := sddaemon.SdNotify(false, state); err != nil {
-		return fmt.Errorf("notify systemd: %w", err)
+	path := os.Getenv("NOTIFY_SOCKET")
+	if path == "" {
+		return nil
 	}
-	return nil
+	notifier.Lock()
+	defer notifier.Unlock()
+	if !notifier.open {
+		fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_DGRAM|syscall.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("notify systemd: %w", err)
+		}
+		notifier.fd, notifier.open = fd, true
+	}
+	for {
+		err := syscall.Sendto(notifier.fd, []byte(state), syscall.MSG_NOSIGNAL, &syscall.SockaddrUnix{Name: path})
+		switch {
+		case errors.Is(err, syscall.EINTR):
+			continue
+		case err != nil:
+			return fmt.Errorf("notify systemd: %w", err)
+		}
+		return nil
+	}
 }
 
 // States for Notify.

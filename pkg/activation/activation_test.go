@@ -392,6 +392,31 @@ func TestNotify(t *testing.T) {
 	}
 }
 
+// TestNotifyWithoutDescriptors: a process that has none left is still alive.
+func TestNotifyWithoutDescriptors(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	t.Setenv("NOTIFY_SOCKET", path)
+	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := Notify(Ready); err != nil {
+		t.Fatal(err)
+	}
+	var old syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: 0, Max: old.Max}); err != nil {
+		t.Fatal(err)
+	}
+	alive := Notify(Alive)
+	if err := errors.Join(alive, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &old)); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestWatchdogInterval(t *testing.T) {
 	self := fmt.Sprint(os.Getpid())
 	for _, tt := range []struct {
