@@ -278,6 +278,7 @@ func TestFlow(t *testing.T) {
 			t.Parallel()
 			m := mailHost(t, suite, "")
 			flood(t, m)
+			crowd(t, m)
 			relay(t, m)
 			deadHost(t, m)
 			slowHost(t, m)
@@ -292,6 +293,17 @@ func TestFlow(t *testing.T) {
 func flood(t *testing.T, m *mailtest.Machine) {
 	const n = 5000
 	m.Run("smtp-source", "-c", "-s", "20", "-m", strconv.Itoa(n), "-l", "4096", "-f", "s@example.org", "-t", "alice@example.net", "127.0.0.1:25")
+	emptyQueue(m, time.Minute)
+	if got := count(t, m, alice); got != n {
+		t.Errorf("%d of %d messages arrived", got, n)
+	}
+	m.Script("rm -rf " + alice + "/*")
+}
+
+// crowd: more at once than one user has places; each waits for its turn.
+func crowd(t *testing.T, m *mailtest.Machine) {
+	const n = 300
+	m.Script(fmt.Sprintf(`seq %d | xargs -P %d -I{} sh -c 'printf "Subject: {}\n\nx\n" | sendmail alice@example.net'`, n, n))
 	emptyQueue(m, time.Minute)
 	if got := count(t, m, alice); got != n {
 		t.Errorf("%d of %d messages arrived", got, n)
