@@ -44,7 +44,7 @@ var layers = []layer{
 	{"system", "activation dns durable ipc maillog", ""},
 	{"configuration", "config table", ""},
 	{"virtual users", "users", ""},
-	{"protocols", "protocol/arrival protocol/cleanup protocol/delivery protocol/queuectl protocol/resolve protocol/rewrite protocol/showq", opinions},
+	{"protocols", "protocol/arrival protocol/cleanup protocol/deliver protocol/delivery protocol/queuectl protocol/recipient protocol/resolve protocol/rewrite protocol/showq", opinions},
 	{"protocols about deliveries", "protocol/bounce", opinions},
 	{"mail system", "cli daemon mailbox mailq queue smtpclient smtpserver", ""},
 	{"delivery agents", "agent", ""},
@@ -69,8 +69,8 @@ var rules = []rule{
 	{"dot", "hides what is used", "", true},
 	{"init", "nothing happens before main", "", false},
 	{"panic", "not control flow; dsn: MustParse, of constants", "pkg/dsn", false},
-	{"socket", "who wants a socket asks its protocol", "pkg/protocol/arrival pkg/protocol/bounce pkg/protocol/cleanup pkg/protocol/delivery " +
-		"pkg/protocol/queuectl pkg/protocol/resolve pkg/protocol/rewrite pkg/protocol/showq", false},
+	{"socket", "who wants a socket asks its protocol", "pkg/protocol/arrival pkg/protocol/bounce pkg/protocol/cleanup pkg/protocol/deliver pkg/protocol/delivery " +
+		"pkg/protocol/queuectl pkg/protocol/recipient pkg/protocol/resolve pkg/protocol/rewrite pkg/protocol/showq", false},
 	{"log.Fatal* log.Panic*", "ends the process behind everybody's back", "", false},
 	{"os.Exit", "programs end in main", "daemons/commands/posthouse daemons/commands/sendmail packaging/static pkg/daemon pkg/mailtest/probe", false},
 	{"testing testing/*", "programs contain no tests", "pkg/ipc/ipctest pkg/mailtest pkg/wire/wiretest", false},
