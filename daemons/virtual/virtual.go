@@ -1,12 +1,8 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"errors"
-	"fmt"
 	"io"
-	"strings"
 
 	"posthouse/pkg/addr"
 	"posthouse/pkg/agent"
@@ -36,7 +32,7 @@ const atOnce = 16
 
 func (s *service) deliver(ctx context.Context, j *agent.Job) agent.Verdict {
 	outcomes := make([]agent.Outcome, len(j.Recipients))
-	delivered, err := deliveredTo(j.Content)
+	delivered, err := j.DeliveredTo()
 	if err != nil {
 		return agent.Verdict{Outcomes: j.All(agent.Failed(relay, err))}
 	}
@@ -67,7 +63,7 @@ func (s *service) one(ctx context.Context, j *agent.Job, rcpt *envelope.Recipien
 		return agent.Failed(relay, err)
 	}
 	content := io.NewSectionReader(j.Content, 0, j.Content.Size())
-	if err := s.store.Deliver(path, head(j, rcpt), content); err != nil {
+	if err := s.store.Deliver(path, j.Head(rcpt), content); err != nil {
 		return agent.Failed(relay, err)
 	}
 	return agent.Outcome{Result: delivery.Result{Status: dsn.MustParse("2.0.0"), Text: "delivered to maildir"}, Relay: relay}
@@ -84,47 +80,4 @@ func mailboxPath(m addr.Mailbox, delimiters string) ([]string, error) {
 		}
 	}
 	return []string{base.Domain(), base.Local(), "Maildir"}, nil
-}
-
-// head is what is put before the message. Lines end in LF, as in a Maildir.
-func head(j *agent.Job, rcpt *envelope.Recipient) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "Return-Path: %s\n", j.Sender.Path())
-	if !rcpt.Original.IsNull() {
-		fmt.Fprintf(&b, "X-Original-To: %s\n", rcpt.Original)
-	}
-	fmt.Fprintf(&b, "Delivered-To: %s\n", rcpt.Address)
-	return b.String()
-}
-
-// maxHeader bounds the search for Delivered-To, in octets. It is well over
-// what cleanup lets pass for a header.
-const maxHeader = 1 << 20
-
-// deliveredTo returns the addresses, in lower case, to which the message says
-// that it has been delivered before.
-func deliveredTo(content *io.SectionReader) (map[string]bool, error) {
-	const name = "delivered-to:"
-	var found map[string]bool
-	r := bufio.NewReaderSize(io.NewSectionReader(content, 0, min(content.Size(), maxHeader)), 4<<10)
-	for start := true; ; {
-		line, err := r.ReadSlice('\n')
-		if err != nil && !errors.Is(err, bufio.ErrBufferFull) && !errors.Is(err, io.EOF) {
-			return nil, fmt.Errorf("read the message: %w", err)
-		}
-		text := strings.TrimRight(string(line), "\r\n")
-		if start && text == "" {
-			return found, nil
-		}
-		if start && len(text) > len(name) && strings.EqualFold(text[:len(name)], name) {
-			if found == nil {
-				found = make(map[string]bool)
-			}
-			found[strings.ToLower(strings.TrimSpace(text[len(name):]))] = true
-		}
-		if errors.Is(err, io.EOF) {
-			return found, nil
-		}
-		start = err == nil
-	}
 }

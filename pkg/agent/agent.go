@@ -25,6 +25,8 @@ type Job struct {
 	// Content is the message, lines end in CRLF. It may be read from any
 	// number of times and places; the descriptor behind it is the agent's own.
 	Content *io.SectionReader
+	// File is that descriptor, for handing it on; it ends with the request.
+	File *os.File
 }
 
 // Outcome is what became of one recipient, with what only the log wants to know.
@@ -92,7 +94,7 @@ func handle(ctx context.Context, in request, log *maillog.Logger, deliver func(c
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stop := in.conn.OnEnd(cancel)
-	v := deliver(ctx, &Job{r, io.NewSectionReader(in.file, r.Offset, r.Length)})
+	v := deliver(ctx, &Job{r, io.NewSectionReader(in.file, r.Offset, r.Length), in.file})
 	stop()
 	m := ipc.NewMessage()
 	v.report(len(r.Recipients)).Encode(m)

@@ -33,7 +33,8 @@ type Outcome uint8
 // The outcomes.
 const (
 	Unknown Outcome = iota // the answer may be known later
-	Exists
+	Alias                  // an alias, or a name that is always taken, such as postmaster
+	Account
 	None
 )
 

@@ -32,7 +32,7 @@ func TestRequest(t *testing.T) {
 }
 
 func TestReply(t *testing.T) {
-	list := []Outcome{Exists, None, Unknown}
+	list := []Outcome{Alias, Account, None, Unknown}
 	replies.Golden(t, "reply", Protocol.Version, list)
 	replies.Whole(t, "reply", list)
 	replies.Enum(t, ".", "Outcome", func(v uint8) []Outcome { return []Outcome{Outcome(v)} })
@@ -42,7 +42,7 @@ func TestReply(t *testing.T) {
 func TestClient(t *testing.T) {
 	ipctest.TestClient(t, ipctest.Dialogue{
 		Protocol: Protocol,
-		Turns:    [][]byte{nil, replies.Encode([]Outcome{Exists})},
+		Turns:    [][]byte{nil, replies.Encode([]Outcome{Account})},
 		Call: func(ctx context.Context, path string) (any, error) {
 			return NewClient(path).Ask(ctx, []string{"alice"})
 		},
@@ -51,4 +51,4 @@ func TestClient(t *testing.T) {
 
 func FuzzDecodeRequest(f *testing.F) { requests.Fuzz(f, nil, []string{"alice"}) }
 
-func FuzzDecodeReply(f *testing.F) { replies.Fuzz(f, nil, []Outcome{Exists, None}) }
+func FuzzDecodeReply(f *testing.F) { replies.Fuzz(f, nil, []Outcome{Alias, None}) }
