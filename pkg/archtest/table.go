@@ -43,7 +43,7 @@ var layers = []layer{
 	{"system calls", "rawsock", ""},
 	{"system", "account activation dns durable ipc maillog", ""},
 	{"configuration", "config table", ""},
-	{"virtual users", "users", ""},
+	{"users and aliases", "aliases users", ""},
 	{"protocols", "protocol/arrival protocol/cleanup protocol/deliver protocol/delivery protocol/queuectl protocol/recipient protocol/resolve protocol/rewrite protocol/showq", opinions},
 	{"protocols about deliveries", "protocol/bounce", opinions},
 	{"mail system", "cli daemon mailbox mailq queue smtpclient smtpserver", ""},
@@ -109,7 +109,8 @@ var rules = []rule{
 	{"posthouse/pkg/queue", "writes incoming/ (cleanup), owns (qmgr), lists (showq); all others get descriptors", "daemons/cleanup daemons/qmgr daemons/showq", false},
 	{"posthouse/pkg/smtpclient", "has a network", "daemons/smtp", false},
 	{"posthouse/pkg/smtpserver", "faces the network", "daemons/smtpd", false},
-	{"posthouse/pkg/table", "who reads tables: rewrite; posthouse checks them; the table of users", "daemons/commands/posthouse daemons/rewrite pkg/users", false},
+	{"posthouse/pkg/table", "who reads tables: rewrite; posthouse checks them; the tables of users and of aliases", "daemons/commands/posthouse daemons/rewrite pkg/aliases pkg/users", false},
+	{"posthouse/pkg/aliases", "may name programs: local; posthouse checks it", "daemons/commands/posthouse", false},
 	{"posthouse/pkg/users", "has password hashes: who looks up, who edits", "daemons/commands/posthouse daemons/rewrite", false},
 }
 

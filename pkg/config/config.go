@@ -63,6 +63,9 @@ type Config struct {
 	// The delivery agent for virtual users.
 	Virtual Virtual `yaml:"virtual"`
 
+	// The delivery agent for UNIX accounts.
+	Local Local `yaml:"local"`
+
 	// How many clients a daemon serves and when it goes away, by its name.
 	Daemons map[string]DaemonLimits `yaml:"daemons"`
 
@@ -110,9 +113,8 @@ type Routes struct {
 	// as "lmtp:unix:/run/dovecot/lmtp".
 	Virtual string `yaml:"virtual" default:"virtual:" kind:"route"`
 
-	// For UNIX accounts. As long as there is no agent "local:", only clients of the
-	// networks in trusted may send to them, and their mail waits; virtual_aliases
-	// says who gets it instead.
+	// For UNIX accounts and aliases: "local:", or where all of their mail goes
+	// instead. See also local.mailbox_transport.
 	Local string `yaml:"local" default:"local:" kind:"route"`
 }
 
@@ -264,7 +266,8 @@ type Transport struct {
 	// Deliveries at once to a destination of which nothing is known yet.
 	InitialConcurrency int `yaml:"initial_concurrency" default:"5" min:"1" max:"10000"`
 
-	// Recipients of one delivery.
+	// Recipients of one delivery. The default is 1 for local, where a recipient may
+	// be a command that takes long.
 	Recipients int `yaml:"recipients" default:"50" min:"1" max:"1000"`
 }
 
@@ -282,6 +285,44 @@ type Bounce struct {
 type Virtual struct {
 	// The mail store.
 	Base string `yaml:"base" default:"/var/vmail" kind:"path"`
+}
+
+// Local configures the delivery agent for UNIX accounts.
+type Local struct {
+	// The files with the aliases of the system; the first that has a name counts.
+	// The daemon sees what is in /etc; for files elsewhere, those of :include: too, its unit
+	// needs BindReadOnlyPaths=.
+	Aliases []string `yaml:"aliases" default:"/etc/aliases" kind:"path"`
+
+	// The mailbox of an account: "Maildir/" with a slash at its end is a Maildir in
+	// the home directory, "mbox" a file in the home directory, "" the file of that
+	// name in local.spool. The mail of root is always there.
+	Mailbox string `yaml:"mailbox" default:"" kind:"mailbox"`
+
+	// The directory with a mailbox file for each account.
+	Spool string `yaml:"spool" default:"/var/mail" kind:"path"`
+
+	// The size up to which a mailbox file may grow, in octets. 0: any.
+	MailboxSize Size `yaml:"mailbox_size" default:"0" min:"0" max:"1PiB"`
+
+	// How long a command in an alias or a .forward file may take.
+	CommandTimeout Duration `yaml:"command_timeout" default:"1000s" min:"1s" max:"1h"`
+
+	// Whether accounts may forward their mail with .forward and .forward+extension
+	// in their home directories.
+	Forward bool `yaml:"forward" default:"true"`
+
+	// A route for the mail of accounts, such as "lmtp:unix:/run/dovecot/lmtp",
+	// instead of their mailboxes. Aliases count before it, .forward files do not.
+	MailboxTransport string `yaml:"mailbox_transport" kind:"route"`
+
+	// A route for the mail of local names for which there is neither an alias nor
+	// an account.
+	FallbackTransport string `yaml:"fallback_transport" kind:"route"`
+
+	// Who gets the mail of local names for which there is neither an alias nor an
+	// account, where there is no fallback_transport; "" for nobody: it is refused.
+	LuserRelay string `yaml:"luser_relay" default:"" kind:"address"`
 }
 
 // DaemonLimits bounds one daemon.
@@ -325,5 +366,5 @@ func (c *Config) Transport(name string) Transport {
 	if t, ok := c.Transports[name]; ok {
 		return t
 	}
-	return transportDefaults()
+	return transportDefaults(name)
 }

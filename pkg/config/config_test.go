@@ -66,6 +66,9 @@ func TestDeclarations(t *testing.T) {
 	if !reflect.DeepEqual(c.Submission.Clients, c.Trusted) || len(c.Trusted) == 0 {
 		t.Errorf("clients of submission %q", c.Submission.Clients)
 	}
+	if got := [2]int{c.Transport("local").Recipients, c.Transport("smtp").Recipients}; got != [2]int{1, 50} {
+		t.Errorf("recipients of one delivery %v", got)
+	}
 	if l := c.Daemon("qmgr"); l.MaxUse != 0 || l.MaxClients == 0 {
 		t.Errorf("limits of qmgr %+v", l)
 	}
@@ -122,10 +125,25 @@ func TestSubmission(t *testing.T) {
 	}
 }
 
+func TestLocal(t *testing.T) {
+	for _, mailbox := range []string{"", "Maildir/", "mail/mbox", "/srv/mail/x"} {
+		c, err := Load(write(t, map[string]string{"posthouse.yaml": "transports: {local: {concurrency: 3}}\nlocal: {mailbox: '" + mailbox + "', mailbox_size: 50MiB}"}))
+		if err != nil || c.Local.Mailbox != mailbox || c.Local.Spool != "/var/mail" || !c.Local.Forward {
+			t.Errorf("%q: %+v, %v", mailbox, c, err)
+		} else if got := c.Transport("local"); got.Concurrency != 3 || got.Recipients != 1 {
+			t.Errorf("an entry does not keep the defaults of the rest: %+v", got)
+		}
+	}
+}
+
 func TestErrors(t *testing.T) {
 	for text, want := range map[string]string{
 		"hostnme: x":                                              `posthouse.yaml:1: unknown setting "hostnme"; did you mean "hostname"?`,
 		"\nqueue:\n  retry: {mn: 5m}":                             `posthouse.yaml:3: unknown setting "queue.retry.mn"; did you mean "min"?`,
+		"local: {mailbox: ../x}":                                  "is not a path such as Maildir/",
+		"local: {mailbox: /}":                                     "is not a path such as Maildir/",
+		"local: {mailbox: a//}":                                   "is not a path such as Maildir/",
+		"\nlocal: {mailbox_size: 1MiB}":                           "posthouse.yaml:2: local.mailbox_size 1MiB is less than limits.message_size 50MiB",
 		"limits: {recipients: many}":                              "is not a number",
 		"limits: {recipients: 0}":                                 "out of bounds: min is 1",
 		"limits: {message_size: 5 apples}":                        "is not a size",

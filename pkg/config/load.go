@@ -263,6 +263,8 @@ func (l *loader) itemDefaults(item reflect.Value, key string) {
 	switch item.Interface().(type) {
 	case DaemonLimits:
 		item.Set(reflect.ValueOf(daemonDefaults(key)))
+	case Transport:
+		item.Set(reflect.ValueOf(transportDefaults(key)))
 	default:
 		l.defaults(item)
 	}
@@ -366,6 +368,11 @@ func checkKind(kind, text string) error {
 		if !filepath.IsAbs(text) || filepath.Clean(text) != text {
 			return fmt.Errorf("%q is not an absolute path", text)
 		}
+	case "mailbox":
+		if path := strings.TrimSuffix(text, "/"); text != "" && (path == "" || strings.ContainsRune(text, 0) ||
+			!filepath.IsAbs(text) && !filepath.IsLocal(path) || filepath.Clean(path) != path) {
+			return fmt.Errorf("%q is not a path such as Maildir/", text)
+		}
 	case "file":
 		if text == "" || strings.ContainsAny(text, "/\x00") || text[0] == '.' {
 			return fmt.Errorf("%q is not the name of a file", text)
@@ -431,9 +438,12 @@ func daemonDefaults(name string) DaemonLimits {
 	return d
 }
 
-func transportDefaults() Transport {
+func transportDefaults(name string) Transport {
 	var t Transport
 	(&loader{}).defaults(reflect.ValueOf(&t).Elem())
+	if name == "local" {
+		t.Recipients = 1 // the others would wait for a command of the first one
+	}
 	return t
 }
 
@@ -475,6 +485,11 @@ func (l *loader) complete() {
 	if c.Queue.Retry.Min > c.Queue.Retry.Max {
 		l.errs = append(l.errs, fmt.Errorf("%s: queue.retry: min %s is more than max %s",
 			cmp.Or(c.sources["queue.retry.min"], c.sources["queue.retry.max"]), c.Queue.Retry.Min, c.Queue.Retry.Max))
+	}
+	if size := c.Local.MailboxSize; size != 0 && size < c.Limits.MessageSize {
+		// A message that never fits would be tried for days.
+		l.errs = append(l.errs, fmt.Errorf("%s: local.mailbox_size %s is less than limits.message_size %s",
+			cmp.Or(c.sources["local.mailbox_size"], c.sources["limits.message_size"]), size, c.Limits.MessageSize))
 	}
 	l.checkDomains()
 }

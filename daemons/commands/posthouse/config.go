@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"posthouse/pkg/addr"
+	"posthouse/pkg/aliases"
 	"posthouse/pkg/cli"
 	"posthouse/pkg/config"
 	"posthouse/pkg/table"
@@ -80,6 +81,9 @@ func check(dir string) []error {
 	}
 	_, _, _ = table.NewAliases(filepath.Join(tables, "virtual_aliases"), add).LookupAddresses("")
 	_, _, _ = table.NewText(filepath.Join(tables, "transport"), add).Lookup("")
+	for _, path := range cfg.Local.Aliases {
+		_, _, _ = aliases.New(path, add).Lookup("")
+	}
 	for domain, d := range cfg.Domains.Relay {
 		if d.Recipients == "" {
 			continue

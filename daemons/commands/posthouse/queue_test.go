@@ -239,7 +239,7 @@ func TestExtension(t *testing.T) {
 		t.Fatal(err)
 	}
 	for settings, refused := range map[string]bool{"": true, "routes: {virtual: \"lmtp:unix:/run/lmtp\"}\n": false} {
-		conf := "hostname: mx.example\nvirtual: {base: " + dir + "}\ndomains: {virtual: {example.net: {}}}\n" + settings
+		conf := "hostname: mx.example\nlocal: {aliases: [" + dir + "/aliases]}\nvirtual: {base: " + dir + "}\ndomains: {virtual: {example.net: {}}}\n" + settings
 		if err := os.WriteFile(filepath.Join(dir, "posthouse.yaml"), []byte(conf), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -247,6 +247,12 @@ func TestExtension(t *testing.T) {
 		if (len(errs) > 0) != refused || refused && !strings.Contains(errs[0].Error(), "mail to bob+list@example.net goes to bob@example.net") {
 			t.Errorf("check %q: %v", settings, errs)
 		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "aliases"), []byte("a: b\nb\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if errs := check(dir); len(errs) == 0 || !strings.HasPrefix(errs[len(errs)-1].Error(), filepath.Join(dir, "aliases")+":2: ") {
+		t.Errorf("broken aliases: %v", errs)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "posthouse.yaml"), []byte("hostname: mx.example\ndomains: {virtual: {example.net: {}}}\n"), 0o600); err != nil {
 		t.Fatal(err)
