@@ -18,6 +18,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"syscall"
@@ -87,9 +88,10 @@ type Daemon struct {
 	holds   int
 	follows bool // there is a predecessor
 	lastEnd time.Time
-	idle    map[net.Conn]pause // connections that wait for a request, or have waited for it in vain
-	wakers  []func()           // make accept loops and FIFO readers look at ending
-	end     chan error         // why to end: nil for max_use; the first counts
+	idle    map[net.Conn]pause    // connections that wait for a request, or have waited for it in vain
+	evicted map[net.Conn]struct{} // those that have to go, and have not gone yet
+	wakers  []func()              // make accept loops and FIFO readers look at ending
+	end     chan error            // why to end: nil for max_use; the first counts
 
 	loops    sync.WaitGroup
 	handlers sync.WaitGroup
@@ -102,6 +104,11 @@ type Daemon struct {
 // panic ends the process at once, with status 2: what else it was doing is then
 // not known to be right, and who has had no answer tries again.
 func Main(name string, setup func(*Daemon) error) {
+	// A message is the work of several daemons, side by side: none of them needs
+	// all processors, and each that Go may use is woken for every little thing.
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS((runtime.GOMAXPROCS(0) + 1) / 2)
+	}
 	os.Exit(status(ConfigDir, name, setup))
 }
 
@@ -132,7 +139,7 @@ func start(dir, name string, log *maillog.Logger) (*Daemon, error) {
 	}
 	d := &Daemon{
 		Name: name, Log: log, watcher: watcher, sockets: sockets, limits: watcher.Current().Daemon(name), signals: s,
-		lastEnd: time.Now(), idle: make(map[net.Conn]pause), end: make(chan error, 1),
+		lastEnd: time.Now(), idle: make(map[net.Conn]pause), evicted: make(map[net.Conn]struct{}), end: make(chan error, 1),
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.stopping, d.stop = context.WithCancel(d.ctx)
@@ -330,6 +337,7 @@ func (d *Daemon) await(c net.Conn, kept bool) bool {
 func (d *Daemon) resume(c net.Conn) {
 	d.mu.Lock()
 	delete(d.idle, c)
+	delete(d.evicted, c) // a request came first
 	d.busy++
 	d.mu.Unlock()
 }
@@ -387,12 +395,13 @@ func (d *Daemon) accept(ln activation.Listener, handle func(net.Conn)) {
 			d.mu.Unlock()
 			d.handlers.Go(func() {
 				defer func() {
-					_ = c.Close() // the handler has said all that there is to say
 					d.mu.Lock()
 					d.clients--
 					delete(d.idle, c)
+					delete(d.evicted, c)
 					d.room.Broadcast()
 					d.mu.Unlock()
+					_ = c.Close() // the handler has said all that there is to say; who sees the end finds room
 				}()
 				handle(c)
 			})
@@ -422,7 +431,7 @@ func (d *Daemon) waitForRoom() bool {
 	defer d.mu.Unlock()
 	for !d.ending && d.limits.MaxClients > 0 && d.clients >= d.limits.MaxClients {
 		again := d.evict()
-		d.room.Wait()
+		d.room.Wait() // wakes for other reasons, too
 		again.Stop()
 	}
 	return !d.ending
@@ -438,9 +447,10 @@ func (d *Daemon) evict() (again *time.Timer) {
 		}
 	}
 	wait := firstPatience
-	if oldest != nil {
+	if oldest != nil && len(d.evicted) == 0 { // else one is on its way
 		if wait = time.Until(d.idle[oldest].end()); wait <= 0 {
 			delete(d.idle, oldest)
+			d.evicted[oldest] = struct{}{}
 			_ = oldest.SetReadDeadline(time.Unix(1, 0)) // its handler ends
 			wait = firstPatience
 		}

@@ -171,6 +171,26 @@ func greeted(t *testing.T, path string) *raw {
 	return &raw{t, c}
 }
 
+// visit makes one request and leaves; the daemon knows that when it returns.
+func visit(t *testing.T, path string) {
+	t.Helper()
+	nc, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: path, Net: "unixpacket"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	r := &raw{t, ipc.NewConn(nc)}
+	if _, err := r.c.Receive(100); err != nil {
+		t.Fatalf("greeting: %v", err)
+	}
+	if err := errors.Join(r.ask(), nc.CloseWrite()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.c.Receive(100); !errors.Is(err, io.EOF) {
+		t.Errorf("%v, want the end", err)
+	}
+}
+
 func (r *raw) ask() error {
 	err := r.c.Send(ipc.NewMessage())
 	if err == nil {
@@ -466,39 +486,69 @@ func TestRenew(t *testing.T) {
 	}
 }
 
-// TestEviction: where there is no room, a connection that is only kept has to go,
-// and one that has had no request yet stays.
+// TestEviction: where there is no room a connection that is only kept has to go,
+// one and no more.
 func TestEviction(t *testing.T) {
 	t.Parallel()
 	u := newUnit(t, "plain", "max_clients: 3, max_use: 0, max_idle: 24h")
 	path := u.packets("i")
 	u.start()
 	for range 100 { // what has gone takes no room
-		c := greeted(t, path)
-		if err := errors.Join(c.ask(), c.c.Close()); err != nil {
+		visit(t, path)
+	}
+	kept := []*raw{greeted(t, path), greeted(t, path)}
+	gone := make(chan int, len(kept))
+	for i, r := range kept {
+		if err := r.ask(); err != nil {
 			t.Fatal(err)
 		}
+		go func() {
+			_, err := r.c.Receive(100)
+			if errors.Is(err, io.EOF) {
+				gone <- i
+			}
+		}()
 	}
-	older, newer := greeted(t, path), greeted(t, path)
-	for _, c := range []*raw{newer, older, newer} {
-		if err := c.ask(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	fresh := greeted(t, path) // takes the last room: that for the next client has to be made
-	if _, err := older.c.Receive(100); !errors.Is(err, io.EOF) {
-		t.Errorf("the connection without use for longest: %v", err)
-	}
-	if err := newer.ask(); err != nil {
+	greeted(t, path) // takes the last room: that for the next client has to be made
+	other := kept[1-<-gone]
+	if err := other.c.Send(ipc.NewMessage()); err != nil { // the answer is for the goroutine
 		t.Errorf("the other connection: %v", err)
 	}
 	greeted(t, path)
-	if _, err := newer.c.Receive(100); !errors.Is(err, io.EOF) {
-		t.Errorf("the other connection: %v", err)
+}
+
+// TestEvict: the one without use for longest goes, one that has had no request
+// yet only after a while, and no other while one is about to go.
+func TestEvict(t *testing.T) {
+	now := time.Now()
+	older, newer, silent, fresh := &ended{}, &ended{}, &ended{}, &ended{}
+	d := &Daemon{evicted: make(map[net.Conn]struct{}), idle: map[net.Conn]pause{
+		newer: {now.Add(-time.Second), true}, older: {now.Add(-time.Minute), true},
+		fresh: {now.Add(time.Hour), false}, silent: {now.Add(-firstPatience - time.Millisecond), false},
+	}}
+	d.room = sync.NewCond(&d.mu)
+	for i, want := range []*ended{older, newer, silent, nil} {
+		d.evict().Stop()
+		d.evict().Stop()
+		for name, c := range map[string]*ended{"older": older, "newer": newer, "silent": silent, "fresh": fresh} {
+			if c.told != (c == want) {
+				t.Errorf("%d: %s has to go: %v", i, name, c.told)
+			}
+			c.told = false
+		}
+		clear(d.evicted)
 	}
-	if err := fresh.ask(); err != nil {
-		t.Errorf("the connection without a request: %v", err)
-	}
+}
+
+// ended is a connection that is told when to end.
+type ended struct {
+	net.Conn
+	told bool
+}
+
+func (e *ended) SetReadDeadline(t time.Time) error {
+	e.told = t.Before(time.Now())
+	return nil
 }
 
 // TestSilence: clients that connect and say nothing keep nobody out for long.
