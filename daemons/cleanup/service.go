@@ -185,10 +185,20 @@ func (t *transaction) open() error {
 		hostname: t.cfg.Hostname, origin: t.cfg.Origin, size: int64(t.cfg.Limits.MessageSize),
 		header: int(t.cfg.Limits.HeaderSize), hops: t.cfg.Limits.Hops,
 	}
+	if t.e.Trace.Origin == envelope.FromSystem {
+		// It has been taken before, or is a notification of such a message: that it has
+		// got a trace since is no reason to refuse it now.
+		r.size += traceSize
+		r.header += traceSize
+	}
 	t.content = newContent(r, t.e, t.id, t.w)
 	_, err := io.WriteString(t.w, received(r.hostname, t.e, t.id, t.only))
 	return err
 }
+
+// traceSize is for what a message gets on its way through this system, as often as
+// it may pass: Received and Delivered-To fields.
+const traceSize = 64 << 10
 
 // checkSpace refuses messages while there is room for a few more, so that those
 // that are under way get through (Postfix's queue_minfree).

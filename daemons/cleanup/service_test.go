@@ -161,6 +161,13 @@ func TestRefusals(t *testing.T) {
 	if _, err := s.submit(t, many, "\r\n"); err != nil {
 		t.Errorf("our own message: %v", err)
 	}
+	// What local sends on was taken before its trace made it longer than the limits.
+	long := strings.Repeat("X: y\r\n", 200) + "\r\n" + strings.Repeat("0123456789abcd\r\n", 1<<16)
+	if _, err := s.submit(t, many, long); err != nil {
+		t.Errorf("a message that is sent on: %v", err)
+	}
+	_, err := s.submit(t, many, long+strings.Repeat("0123456789abcd\r\n", traceSize/16))
+	wantStatus(t, "a message of any size", err, "5.3.4")
 }
 
 // TestRewriteTrouble: without sure answers nothing is accepted, or refused for good.
