@@ -92,6 +92,9 @@ func (c *call) run(args []string) int {
 	case queueMode:
 		return c.list(showq.Path)
 	case nothingMode:
+		if c.program == "newaliases" {
+			fmt.Fprintln(c.Out, "newaliases: there is nothing to do: aliases are read again when they have changed")
+		}
 		return cli.OK
 	case flushMode:
 		return c.flush(queuectl.Path, o.flush)

@@ -416,7 +416,12 @@ func TestFail(t *testing.T) {
 			t.Errorf("%s %s: %q, logged %q", tt.program, tt.args, err.String(), logged)
 		}
 	}
-	c := call{Streams: cli.Streams{Err: io.Discard, Out: io.Discard}, program: "mailq", log: func(string) {}}
+	var out strings.Builder
+	c := call{Streams: cli.Streams{Out: &out}, program: "newaliases"}
+	if got := c.run(nil); got != cli.OK || !strings.Contains(out.String(), "nothing to do") {
+		t.Errorf("newaliases: status %d, %q", got, &out)
+	}
+	c = call{Streams: cli.Streams{Err: io.Discard, Out: io.Discard}, program: "mailq", log: func(string) {}}
 	if got := c.list("/nonexistent/socket"); got != cli.Unavailable {
 		t.Errorf("mailq without a mail system: status %d", got)
 	}
