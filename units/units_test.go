@@ -97,10 +97,11 @@ func TestWhatADaemonSees(t *testing.T) {
 	spawns := []string{"smtpd", "submission", "pickup", "cleanup", "smtp"}
 	private, public, spool := "/run/posthouse/private", "/run/posthouse/public", "/var/spool/posthouse"
 	reads := map[string][]string{
-		"smtpd": {private}, "submission": {private}, "pickup": {private}, "bounce": {private}, "qmgr": {private},
+		"smtpd": {private}, "submission": {private}, "pickup": {private}, "bounce": {private}, "qmgr": {private}, "rewrite": {private},
 		"cleanup": {private, public},
 		"showq":   {spool},
 		"dns":     {"-/etc/resolv.conf", "-/etc/hosts"},
+		"local":   {private, "/etc", "-/run/systemd/userdb"},
 		"smtp":    {"-/etc/resolv.conf", "-/etc/hosts", "-/run/dovecot"},
 	}
 	writes := map[string][]string{"cleanup": {spool + "/incoming"}, "qmgr": {spool}, "virtual": {"/var/vmail"}}
@@ -252,7 +253,7 @@ func checkAccess(t *testing.T, u unit, name string, r row, services map[string]u
 }
 
 func TestDescriptorNames(t *testing.T) {
-	names := map[string]string{"smtpd": "smtp", "submission": "submission", "pickup": "submit", "queue": "queue", "qmgr-wake": "wake"}
+	names := map[string]string{"smtpd": "smtp", "submission": "submission", "pickup": "submit", "queue": "queue", "qmgr-wake": "wake", "recipient": "recipient"}
 	for _, u := range load(t, "socket") {
 		name, ok := names[u.word()]
 		if !ok {

@@ -99,7 +99,7 @@ var rules = []rule{
 	{"gopkg.in/yaml.v3", "the configuration only", "pkg/config", false},
 
 	{"posthouse/pkg/activation", "one process takes the sockets over once", "pkg/daemon", false},
-	{"posthouse/pkg/agent", "agents; qmgr logs recipients that no agent has seen", "daemons/qmgr daemons/smtp daemons/virtual", false},
+	{"posthouse/pkg/agent", "agents; qmgr logs recipients that no agent has seen", "daemons/local daemons/qmgr daemons/smtp daemons/virtual", false},
 	{"posthouse/pkg/cli posthouse/pkg/mailq", "for people", "daemons/commands/posthouse daemons/commands/sendmail", false},
 	{"posthouse/pkg/dns", "has a network", "daemons/dns daemons/smtp", false},
 	{"posthouse/pkg/dns/dnstest", "lies", "pkg/mailtest/probe", false},
@@ -109,8 +109,8 @@ var rules = []rule{
 	{"posthouse/pkg/queue", "writes incoming/ (cleanup), owns (qmgr), lists (showq); all others get descriptors", "daemons/cleanup daemons/qmgr daemons/showq", false},
 	{"posthouse/pkg/smtpclient", "has a network", "daemons/smtp", false},
 	{"posthouse/pkg/smtpserver", "faces the network", "daemons/smtpd", false},
-	{"posthouse/pkg/table", "who reads tables: rewrite; posthouse checks them; the tables of users and of aliases", "daemons/commands/posthouse daemons/rewrite pkg/aliases pkg/users", false},
-	{"posthouse/pkg/aliases", "may name programs: local; posthouse checks it", "daemons/commands/posthouse", false},
+	{"posthouse/pkg/table", "who reads tables: rewrite; local what aliases include; posthouse checks them; the tables of users and of aliases", "daemons/commands/posthouse daemons/local daemons/rewrite pkg/aliases pkg/users", false},
+	{"posthouse/pkg/aliases", "may name programs: local; posthouse checks it", "daemons/commands/posthouse daemons/local", false},
 	{"posthouse/pkg/users", "has password hashes: who looks up, who edits", "daemons/commands/posthouse daemons/rewrite", false},
 }
 
@@ -118,16 +118,18 @@ var rules = []rule{
 type socket struct{ program, protocol string }
 
 var sockets = map[string]socket{
-	"private/bounce":  {"daemons/bounce", "bounce"},
-	"private/cleanup": {"daemons/cleanup", "cleanup"},
-	"private/dns":     {"daemons/dns", "resolve"},
-	"private/qmgr":    {"daemons/qmgr", "arrival"},
-	"private/queue":   {"daemons/qmgr", "queuectl"}, // group _ph-admin: its clients are people
-	"private/rewrite": {"daemons/rewrite", "rewrite"},
-	"private/smtp":    {"daemons/smtp", "delivery"},
-	"private/virtual": {"daemons/virtual", "delivery"},
-	"public/showq":    {"daemons/showq", "showq"},
-	"public/submit":   {"daemons/pickup", "cleanup"},
+	"private/bounce":    {"daemons/bounce", "bounce"},
+	"private/cleanup":   {"daemons/cleanup", "cleanup"},
+	"private/dns":       {"daemons/dns", "resolve"},
+	"private/local":     {"daemons/local", "delivery"},
+	"private/recipient": {"daemons/local", "recipient"},
+	"private/qmgr":      {"daemons/qmgr", "arrival"},
+	"private/queue":     {"daemons/qmgr", "queuectl"}, // group _ph-admin: its clients are people
+	"private/rewrite":   {"daemons/rewrite", "rewrite"},
+	"private/smtp":      {"daemons/smtp", "delivery"},
+	"private/virtual":   {"daemons/virtual", "delivery"},
+	"public/showq":      {"daemons/showq", "showq"},
+	"public/submit":     {"daemons/pickup", "cleanup"},
 }
 
 // program is what a program may do beyond serving its sockets.
@@ -143,9 +145,10 @@ var programs = map[string]program{
 	"daemons/commands/posthouse": {"", "queuectl showq", false},
 	"daemons/commands/sendmail":  {"", "cleanup queuectl showq", false},
 	"daemons/dns":                {"dns", "", true},
+	"daemons/local":              {"local", "cleanup deliver", false},
 	"daemons/pickup":             {"pickup", "cleanup", false},
 	"daemons/qmgr":               {"qmgr", "bounce delivery rewrite", false},
-	"daemons/rewrite":            {"rewrite", "", false},
+	"daemons/rewrite":            {"rewrite", "recipient", false},
 	"daemons/showq":              {"showq", "", false},
 	"daemons/smtp":               {"smtp", "", true},
 	"daemons/smtpd":              {"smtpd submission", "cleanup resolve rewrite", false},

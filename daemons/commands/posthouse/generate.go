@@ -70,9 +70,22 @@ users	Virtual users, a line each in the form of passwd(5), which Dovecot reads, 
 virtual_aliases	"key: address, address...": what an address stands for, of any domain. The key is looked up as user+extension@domain, user@domain, user alone for the domains in domains.local and the origin, and @domain. What it stands for is looked up again; an address that stands for itself is final. An entry @domain takes the mail of virtual users, too, but for those that have an entry of their own: user@domain: user@domain. The entry postmaster also is the postmaster of every alias and virtual domain that has no entry and no user of that name.
 transport	"key TRANSPORT:NEXTHOP": the route of some recipients, instead of the one that their domain has. The key is looked up as user+extension@domain, user@domain, domain, .parent of domain, and *. TRANSPORT: keeps the domain as the next hop, :NEXTHOP keeps the transport.
 FILE of domains.relay.NAME.recipients	"key anything": the recipients of a domain, as user@domain, or @domain for all.`},
+	{Title: "ALIASES", Text: `/etc/aliases, and other files in local.aliases, say who gets the mail of local names, in the form of Sendmail and Postfix: "name: target, target...". They are read again when they have changed and been quiet for three seconds; newaliases is not needed. Of a file with a fault the old content stays in force, and where there is none local mail waits: posthouse check shows faults.
+
+Lines that begin with # and empty lines do not count; a line that begins with white space continues the one before. Names are compared without regard to case; user+extension is looked up first, then user. A name that is an alias of itself is the account.
+user, user@domain	An address. Without a domain it has the origin; one of this machine is looked up again, up to 100 deep.
+\user	The mailbox of an account, whatever it is an alias for.
+|command, "|command arguments"	A program gets the message as its input, and runs as nobody; status 0 is success, those of sysexits.h say what went wrong. Its environment has LOCAL, DOMAIN, EXTENSION, RECIPIENT, ORIGINAL_RECIPIENT, SENDER and ENVID, in which characters that a shell might mind are _.
+/file, /directory/	A mailbox file or, with a slash at its end, a Maildir, of the user nobody. /dev/null throws the message away.
+:include:/file	The addresses in a file, which everybody may read and not everybody may write. Commands and files in it are not allowed. The daemon sees files in /etc; for others give posthouse-local.service a drop-in with BindReadOnlyPaths=.
+
+Where there is an alias owner-NAME, mail for NAME goes out in the name of that, and it gets the bounces. postmaster and mailer-daemon are root where no alias says otherwise.
+
+An account says in the file .forward, or .forward+extension, in its home directory where its mail goes: targets as above, but for :include:, on one or more lines; commands and files are used with its own rights. Who names himself keeps his mailbox. A file with a fault makes mail wait.`},
 	{Title: "ROUTES", Text: `A route is TRANSPORT:NEXTHOP.
 smtp:domain	The mail servers of the domain, as DNS has them. smtp:[host], with or without :port, is that host itself; an address may stand for the host. relay is the same with limits of its own.
 lmtp:host:port, lmtp:unix:/path	An LMTP server.
+local:	UNIX accounts and aliases.
 virtual:	The mailboxes of virtual users on this machine.
 error:text, retry:text	Mail is refused, or returned where it is here already; or it waits. The text may begin with a status code: error:5.1.6 has moved.
 discard:	Mail is thrown away.`},

@@ -25,17 +25,19 @@ const (
 // mayConnect is the table of docs/architecture.md: who may use which socket.
 // All others must fail.
 var mayConnect = map[string][]string{
-	"packet:/run/posthouse/public/submit":   {anybody},
-	"packet:/run/posthouse/public/showq":    {anybody},
-	"packet:/run/posthouse/private/queue":   {root, admin},
-	"packet:/run/posthouse/private/qmgr":    {root, "cleanup"},
-	"fifo:/run/posthouse/public/qmgr":       {root, "cleanup"},
-	"packet:/run/posthouse/private/cleanup": {root, "smtpd", "submission", "pickup", "bounce"},
-	"packet:/run/posthouse/private/rewrite": {root, "smtpd", "submission", "cleanup", "qmgr"},
-	"packet:/run/posthouse/private/dns":     {root, "smtpd", "submission"},
-	"packet:/run/posthouse/private/bounce":  {root, "qmgr"},
-	"packet:/run/posthouse/private/smtp":    {root, "qmgr"},
-	"packet:/run/posthouse/private/virtual": {root, "qmgr"},
+	"packet:/run/posthouse/public/submit":     {anybody},
+	"packet:/run/posthouse/public/showq":      {anybody},
+	"packet:/run/posthouse/private/queue":     {root, admin},
+	"packet:/run/posthouse/private/qmgr":      {root, "cleanup"},
+	"fifo:/run/posthouse/public/qmgr":         {root, "cleanup"},
+	"packet:/run/posthouse/private/cleanup":   {root, "smtpd", "submission", "pickup", "bounce", "local"},
+	"packet:/run/posthouse/private/rewrite":   {root, "smtpd", "submission", "cleanup", "qmgr"},
+	"packet:/run/posthouse/private/dns":       {root, "smtpd", "submission"},
+	"packet:/run/posthouse/private/bounce":    {root, "qmgr"},
+	"packet:/run/posthouse/private/smtp":      {root, "qmgr"},
+	"packet:/run/posthouse/private/virtual":   {root, "qmgr"},
+	"packet:/run/posthouse/private/local":     {root, "qmgr"},
+	"packet:/run/posthouse/private/recipient": {root, "rewrite"},
 }
 
 // exposure is what systemd-analyze security may say of a unit, at most.
@@ -66,7 +68,7 @@ func TestSandbox(t *testing.T) {
 			t.Parallel()
 			// Daemons go as soon as they have served the probe.
 			idle := "daemons:\n"
-			for _, x := range []string{"bounce", "cleanup", "dns", "pickup", "qmgr", "rewrite", "showq", "smtp", "smtpd", "virtual"} {
+			for _, x := range []string{"bounce", "cleanup", "dns", "local", "pickup", "qmgr", "rewrite", "showq", "smtp", "smtpd", "virtual"} {
 				idle += "  " + x + ": {max_idle: 100ms}\n"
 			}
 			s := sandboxes{Machine: mailHost(t, suite, idle), t: t}
@@ -333,7 +335,7 @@ func files(daemon string, things map[string]string) []deed {
 		{"read:/root/secret", nil, refused},
 		{"read:/srv/secret", nil, refused},
 		{"read:/etc/shadow", nil, refused},
-		{"read:/etc/passwd", nil, refused},
+		{"read:/etc/passwd", []string{"local"}, refused},
 		{"read:/usr/bin/posthouse", nil, refused},
 		{"list:/var/log/journal", nil, refused},
 		{"list:/var/lib/dpkg", nil, refused},
@@ -373,7 +375,7 @@ func deeds(daemon string) []deed {
 		{"setuid:/tmp/" + daemon, nil, []string{"EPERM"}},
 	}
 	// The programs of the others.
-	for _, program := range []string{"bounce", "cleanup", "dns", "pickup", "qmgr", "rewrite", "showq", "smtp", "smtpd", "virtual"} {
+	for _, program := range []string{"bounce", "cleanup", "dns", "local", "pickup", "qmgr", "rewrite", "showq", "smtp", "smtpd", "virtual"} {
 		if program != daemon && (program != "smtpd" || daemon != "submission") {
 			list = append(list, deed{"become:/libexec/" + program, nil, []string{"EACCES"}})
 		}
