@@ -5,7 +5,8 @@
 //
 // Protocol posthouse/pkg/protocol/rewrite on private/rewrite. Clients: smtpd
 // and submission (does this recipient exist?), cleanup (what does it stand
-// for?), qmgr (where does it go?).
+// for?), qmgr (where does it go?). Who has an account or an alias on this system
+// it asks of local (posthouse/pkg/protocol/recipient).
 //
 // # Security
 //
@@ -17,7 +18,7 @@
 // # Reliability
 //
 // Where a table cannot be read the answer is "temporary lookup failure", never
-// "unknown user". A changed table that is broken leaves the old one in force.
+// "unknown user"; where local does not answer it is not known either. A changed table that is broken leaves the old one in force.
 //
 // # Standards
 //
@@ -25,7 +26,7 @@
 //
 // # Files
 //
-// /etc/posthouse/posthouse.yaml: domains, routes, origin, recipient_delimiter;
+// /etc/posthouse/posthouse.yaml: domains, routes, local, origin, recipient_delimiter;
 // /etc/posthouse/tables/users, virtual_aliases, transport, and the recipients of
 // relay domains.
 package main

@@ -8,6 +8,7 @@ import (
 
 	"posthouse/pkg/addr"
 	"posthouse/pkg/dsn"
+	"posthouse/pkg/protocol/recipient"
 	"posthouse/pkg/protocol/rewrite"
 )
 
@@ -41,9 +42,14 @@ type rules struct {
 
 	defaultRoute, virtualRoute, localRoute route
 
+	// Of mail that goes to the agent local; zero: as to all others.
+	mailboxRoute, fallbackRoute route
+	luser                       bool // somebody gets what is for nobody
+
 	users      userTable
 	aliases    aliasTable
 	transports lookupTable
+	people     peopleTable
 
 	maxExpansion int // addresses that one address may stand for
 	maxNesting   int
@@ -142,8 +148,14 @@ func (r *rules) verify(m addr.Mailbox) rewrite.Answer {
 		a.Err = unsure(err)
 		return a
 	}
-	a.Transport = to.transport
-	if to.transport == "error" {
+	switch to.transport {
+	case "local":
+		outcome, err := r.people.Lookup(full.Local())
+		a.Unverified = err != nil
+		if outcome == recipient.None && r.fallbackRoute == (route{}) && !r.luser {
+			a.Err = dsn.Errorf("5.1.1", "User unknown in local recipient table")
+		}
+	case "error":
 		// What the route only defers may come in, and waits.
 		if status, text := dsn.Cut(to.nexthop, dsn.MustParse("5.0.0")); status.Class() == dsn.Permanent {
 			a.Err = &dsn.Error{Status: status, Text: cmp.Or(text, "mail to this address is refused")}
@@ -181,7 +193,7 @@ func (r *rules) exists(m addr.Mailbox, class rewrite.Class) *dsn.Error {
 		}
 		return dsn.Errorf("5.1.1", "User unknown in relay recipient table")
 	case rewrite.ClassLocal, rewrite.ClassDefault:
-		// The accounts of this machine are known to the local agent only.
+		// The accounts of this machine are known to local, where mail for them goes there.
 	}
 	return nil
 }
@@ -353,6 +365,9 @@ func (r *rules) resolve(m addr.Mailbox) rewrite.Answer {
 		}
 	}
 	to, err := r.routeOf(full, a.Class)
+	if err == nil && to.transport == "local" {
+		to, err = r.atHome(full, to)
+	}
 	if err != nil {
 		a.Err = unsure(err)
 		return a

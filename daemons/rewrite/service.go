@@ -25,6 +25,7 @@ type service struct {
 	users      userTable
 	aliases    aliasTable
 	transports lookupTable
+	people     peopleTable
 
 	mu     sync.Mutex
 	from   *config.Config // what rules was made of
@@ -38,6 +39,7 @@ func newService(cfg func() *config.Config, dir string, warn func(error)) *servic
 		users:      users.NewTable(filepath.Join(dir, "users"), warn),
 		aliases:    table.NewAliases(filepath.Join(dir, "virtual_aliases"), warn),
 		transports: table.NewText(filepath.Join(dir, "transport"), warn),
+		people:     newPeople(warn),
 		others:     make(map[string]lookupTable),
 	}
 }
@@ -58,8 +60,15 @@ func (s *service) compile(c *config.Config) *rules {
 		hostname: c.Hostname, origin: c.Origin, delimiters: c.RecipientDelimiter,
 		local: set(c.Domains.Local), alias: set(c.Domains.Alias), virtual: make(map[string]bool), relay: make(map[string]relayDomain),
 		defaultRoute: parseRoute(c.Routes.Default), virtualRoute: parseRoute(c.Routes.Virtual), localRoute: parseRoute(c.Routes.Local),
-		users: s.users, aliases: s.aliases, transports: s.transports,
+		luser: c.Local.LuserRelay != "",
+		users: s.users, aliases: s.aliases, transports: s.transports, people: s.people,
 		maxExpansion: c.Limits.Expansion, maxNesting: maxNesting,
+	}
+	if c.Local.MailboxTransport != "" {
+		r.mailboxRoute = parseRoute(c.Local.MailboxTransport)
+	}
+	if c.Local.FallbackTransport != "" {
+		r.fallbackRoute = parseRoute(c.Local.FallbackTransport)
 	}
 	for domain := range c.Domains.Virtual {
 		r.virtual[strings.ToLower(domain)] = true

@@ -113,10 +113,10 @@ func (p *policy) Rcpt(s *smtpserver.Session, m *smtpserver.Mail, r *smtpserver.R
 	case a.Err != nil:
 		p.log.Warn(nil, "%s: %s", r.To, a.Err.Text)
 		return no(smtpserver.Reply{Code: 451, Status: "4.3.0", Text: r.To.Path() + ": Temporary lookup failure"})
-	case a.Transport == "local" && !p.known:
-		// There is no local agent that could tell users from others, or deliver. What
-		// it took from strangers would wait, and then go back to forged senders.
-		return no(smtpserver.Reply{Code: 450, Status: "4.1.1", Text: r.To.Path() + ": Recipient address rejected: unverified address: no agent delivers to local users"})
+	case a.Unverified && !p.known:
+		// The agent that could tell users from others is off. What was taken from
+		// strangers would wait for it, and might then go back to forged senders.
+		return no(smtpserver.Reply{Code: 450, Status: "4.1.1", Text: r.To.Path() + ": Recipient address rejected: unverified address"})
 	}
 	return nil
 }

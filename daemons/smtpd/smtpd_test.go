@@ -51,7 +51,7 @@ func (t testRewrite) Ask(_ context.Context, r rewrite.Request) ([]rewrite.Answer
 	m := r.Addresses[0]
 	switch {
 	case m.Domain() == "unix.example":
-		return []rewrite.Answer{{Class: rewrite.ClassLocal, Transport: "local"}}, nil
+		return []rewrite.Answer{{Class: rewrite.ClassLocal, Unverified: m.Local() == "anybody"}}, nil
 	case m.Local() == "unsure" && m.Domain() == "elsewhere.example":
 		return []rewrite.Answer{{Class: rewrite.ClassDefault, Err: dsn.Errorf("4.3.0", "disk on fire")}}, nil
 	case m.Domain() != "local.example" || strings.Contains(m.Local(), "%"):
@@ -286,7 +286,8 @@ func TestRecipients(t *testing.T) {
 		{to: "user@local.example", reply: "451 4.3.0 <user@local.example>: Temporary lookup failure", off: true},
 		{to: "unsure@elsewhere.example", reply: "554 5.7.1 <unsure@elsewhere.example>: Relay access denied"},
 		{to: "unsure@elsewhere.example", reply: "451 4.3.0 <unsure@elsewhere.example>: Temporary lookup failure", trusted: true},
-		{to: "anybody@unix.example", reply: "450 4.1.1 <anybody@unix.example>: Recipient address rejected: unverified address: no agent delivers to local users"},
+		{to: "anybody@unix.example", reply: "450 4.1.1 <anybody@unix.example>: Recipient address rejected: unverified address"},
+		{to: "somebody@unix.example", reply: "250 2.1.5 Ok"},
 		{to: "anybody@unix.example", reply: "250 2.1.5 Ok", trusted: true},
 		{to: "Postmaster", reply: "250 2.1.5 Ok"},
 		{to: "postmaster", reply: "250 2.1.5 Ok", off: true},

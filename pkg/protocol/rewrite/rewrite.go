@@ -18,7 +18,7 @@ import (
 )
 
 // Protocol is what the socket greets with.
-var Protocol = ipc.Protocol{Name: "rewrite", Version: 1, MaxRequest: 1 << 20, MaxReply: 32 << 20}
+var Protocol = ipc.Protocol{Name: "rewrite", Version: 2, MaxRequest: 1 << 20, MaxReply: 32 << 20}
 
 // Path is where the server is.
 const Path = "/run/posthouse/private/rewrite"
@@ -79,9 +79,13 @@ type Request struct {
 type Answer struct {
 	Err       *dsn.Error
 	Class     Class
-	Transport string         // for Resolve, and for Verify where it is no alias: smtp, lmtp, virtual, local, error, discard...
+	Transport string         // for Resolve: smtp, lmtp, virtual, local, error, discard...
 	Nexthop   string         // for Resolve: what the transport is told
 	Addresses []addr.Mailbox // see Op
+
+	// Unverified is for Verify: there may be such a recipient, but whoever knows is
+	// switched off, or does not know now.
+	Unverified bool
 }
 
 // Encode appends r to m.
@@ -114,6 +118,7 @@ func EncodeAnswers(m *ipc.Message, answers []Answer) {
 		m.String(a.Transport)
 		m.String(a.Nexthop)
 		encodeAddresses(&m.Encoder, a.Addresses)
+		m.Bool(a.Unverified)
 	}
 }
 
@@ -126,7 +131,7 @@ func DecodeAnswers(b []byte) ([]Answer, error) {
 		answers = append(answers, Answer{
 			Err: d.Error(), Class: Class(d.Enum(uint8(ClassAlias))),
 			Transport: d.Text(maxTransport), Nexthop: d.Text(maxNexthopLen),
-			Addresses: decodeAddresses(d, MaxExpansion),
+			Addresses: decodeAddresses(d, MaxExpansion), Unverified: d.Bool(),
 		})
 	}
 	if err := d.End(); err != nil {

@@ -55,7 +55,7 @@ func answers(t testing.TB) []Answer {
 	return []Answer{
 		{Class: ClassVirtual, Transport: "virtual", Nexthop: "example.net", Addresses: []addr.Mailbox{
 			wiretest.Mailbox(t, "bob@example.net"), wiretest.Mailbox(t, "carol@example.net"),
-		}},
+		}, Unverified: true},
 		{Err: dsn.Errorf("5.1.1", "User unknown"), Class: ClassRelay},
 	}
 }
