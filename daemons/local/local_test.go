@@ -420,8 +420,9 @@ func TestRequest(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	m.asked = nil
-	s.run(t.Context(), job(t, "alice+a@example.org"))
-	if len(m.asked) != 2 || !slices.Equal(m.asked[0].Files, []string{".forward+a", ".forward"}) || m.asked[1].Path != "/var/mail" || m.asked[1].From != "s@sender.example" {
+	s.config().RecipientDelimiter = "+-"
+	s.run(t.Context(), job(t, "alice-A@example.org"))
+	if len(m.asked) != 2 || !slices.Equal(m.asked[0].Files, []string{".forward-a", ".forward"}) || m.asked[1].Path != "/var/mail" || m.asked[1].From != "s@sender.example" {
 		t.Errorf("%+v", m.asked)
 	}
 }

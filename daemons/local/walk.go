@@ -190,7 +190,7 @@ func (w *walk) user(n name) outcome {
 	case strings.Contains(n.extension, "/"):
 		w.warning("the extension of %s has a slash, and selects no .forward file", n.full)
 	case a.Name == n.user && n.extension != "":
-		r.Files = []string{".forward" + w.cfg.RecipientDelimiter[:1] + n.extension, ".forward"}
+		r.Files = []string{".forward" + n.full[len(n.user):], ".forward"}
 	}
 	reply, o := w.ask(r)
 	switch {
