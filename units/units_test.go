@@ -94,7 +94,7 @@ func TestSandbox(t *testing.T) {
 // The rows of the design's table of daemons: who has a network, who sees callers, who sees which files.
 func TestWhatADaemonSees(t *testing.T) {
 	network := []string{"dns", "smtp"}
-	spawns := []string{"smtpd", "submission", "pickup", "cleanup", "smtp"}
+	spawns := []string{"smtpd", "submission", "pickup", "cleanup", "smtp", "local"}
 	private, public, spool := "/run/posthouse/private", "/run/posthouse/public", "/var/spool/posthouse"
 	reads := map[string][]string{
 		"smtpd": {private}, "submission": {private}, "pickup": {private}, "bounce": {private}, "qmgr": {private}, "rewrite": {private},

@@ -58,5 +58,6 @@ func setup(d *daemon.Daemon) error {
 	if err := d.IPC("recipient", recipient.Protocol, names.handle); err != nil {
 		return err
 	}
+	d.HandOff() // users' commands are slow
 	return agent.Serve(d, s.run)
 }

@@ -137,6 +137,9 @@ func FuzzTable(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
+		if list, err := ParseList("f", []byte(text)); err != nil && list != nil {
+			t.Fatal("an error with a list")
+		}
 		entries, err := parseTable("f", []byte(text))
 		if err != nil {
 			if entries != nil {

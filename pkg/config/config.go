@@ -313,7 +313,8 @@ type Local struct {
 	Forward bool `yaml:"forward" default:"true"`
 
 	// A route for the mail of accounts, such as "lmtp:unix:/run/dovecot/lmtp",
-	// instead of their mailboxes. Aliases count before it, .forward files do not.
+	// instead of their mailboxes. Aliases count before it, .forward files do not. Who
+	// is an alias of himself, or is written \user in one, has his mailbox here.
 	MailboxTransport string `yaml:"mailbox_transport" kind:"route"`
 
 	// A route for the mail of local names for which there is neither an alias nor

@@ -397,7 +397,7 @@ func deeds(daemon string) []deed {
 
 // killers end a process that tries them; each is tried by a process of its own.
 func killers() []deed {
-	spawns := []string{"smtpd", "submission", "pickup", "cleanup", "smtp"} // it starts its successor
+	spawns := []string{"smtpd", "submission", "pickup", "cleanup", "smtp", "local"} // it starts its successor
 	list := []deed{
 		{"exec:/libexec/bounce", spawns, []string{"SIGSYS"}},
 		{"call:kill", spawns, []string{"SIGSYS"}},
