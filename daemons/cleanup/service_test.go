@@ -273,6 +273,12 @@ func TestStop(t *testing.T) {
 		t.Fatal(err)
 	}
 	cancel()
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if list, _ := os.ReadDir(s.incoming); len(list) == 0 {
+			break
+		}
+	}
+	s.empty(t)
 	if err := tx.Commit(); err == nil {
 		t.Error("the message went through")
 	}

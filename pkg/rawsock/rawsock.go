@@ -60,6 +60,7 @@ func (b broken) Write(func(uintptr) bool) error { return b.err }
 func (s *Socket) Receive(p, oob []byte) (n, oobn, flags int, err error) {
 	s.in.set(p, oob)
 	err = s.raw.Read(s.recv)
+	received()
 	n, oobn, flags = s.in.n, int(s.in.h.Controllen), int(s.in.h.Flags)
 	if err == nil {
 		err = s.in.err("recvmsg")
@@ -71,6 +72,7 @@ func (s *Socket) Receive(p, oob []byte) (n, oobn, flags int, err error) {
 // Send sends p as one packet, with control data, or as octets of a stream, of
 // which it may take fewer than all.
 func (s *Socket) Send(p, oob []byte) (n int, err error) {
+	sending()
 	s.out.set(p, oob)
 	err = s.raw.Write(s.send)
 	n = s.out.n
@@ -83,6 +85,7 @@ func (s *Socket) Send(p, oob []byte) (n int, err error) {
 
 // TrySend is Send that gives up, with EAGAIN, where it would have to wait.
 func (s *Socket) TrySend(p, oob []byte) (n int, err error) {
+	sending()
 	s.out.set(p, oob)
 	taken := false
 	err = s.raw.Write(func(fd uintptr) bool {
