@@ -59,9 +59,44 @@ func TestDaemonsMayComeAndGo(t *testing.T) {
 	}
 	for _, u := range load(t, "socket") {
 		u.want(t, "StartLimitIntervalSec=0", "TriggerLimitIntervalSec=0", "PartOf=posthouse.target", "Accept=no",
-			"RemoveOnStop=yes", "WantedBy=posthouse.target")
+			"RemoveOnStop=yes")
+		if !slices.Contains(follow, u.name) {
+			u.want(t, "WantedBy=posthouse.target")
+		}
 	}
 }
+
+// Units that come and go with a socket, and are not enabled or disabled themselves.
+var follow = []string{"posthouse-pickup-wake.socket"}
+
+// What comes with pickup's socket must not bring that back where it is off: so the
+// socket wants it, and it is bound to the socket.
+func TestMaildropFollowsItsSocket(t *testing.T) {
+	paths := load(t, "path")
+	sockets := load(t, "socket")
+	path, wake, socket := paths["posthouse-pickup.path"], sockets["posthouse-pickup-wake.socket"], sockets["posthouse-pickup.socket"]
+	same(t, "Wants", socket.list("Wants"), []string{path.name, wake.name})
+	for _, u := range []unit{path, wake} {
+		u.want(t, "BindsTo=posthouse-pickup.socket", "After=posthouse-pickup.socket", "PartOf=posthouse.target", "TriggerLimitIntervalSec=0")
+		for _, e := range u.own {
+			if e.section == "Install" {
+				t.Errorf("%s can be enabled by itself", u.name)
+			}
+		}
+	}
+	path.want(t, "Unit=posthouse-pickup.service", "DirectoryNotEmpty="+maildrop)
+	if len(paths) != 1 {
+		t.Errorf("%d path units", len(paths))
+	}
+	modes := map[string][]string{}
+	for _, l := range lines(t, "tmpfiles.d/posthouse.conf") {
+		modes[l[1]] = l[2:]
+	}
+	same(t, "who may reach the maildrop", modes[filepath.Dir(maildrop)], []string{"0700", "root", "root"})
+	same(t, "the maildrop", modes[maildrop], []string{"3733", "_ph-pickup", "_ph-pickup"})
+}
+
+const maildrop = "/var/spool/posthouse/maildrop/drop"
 
 func TestSandbox(t *testing.T) {
 	for _, u := range load(t, "service") {
@@ -104,7 +139,7 @@ func TestWhatADaemonSees(t *testing.T) {
 		"local":   {private, "/etc", "-/run/systemd/userdb"},
 		"smtp":    {"-/etc/resolv.conf", "-/etc/hosts", "-/run/dovecot"},
 	}
-	writes := map[string][]string{"cleanup": {spool + "/incoming"}, "qmgr": {spool}, "virtual": {"/var/vmail"}}
+	writes := map[string][]string{"cleanup": {spool + "/incoming"}, "pickup": {"-" + maildrop}, "qmgr": {spool}, "virtual": {"/var/vmail"}}
 	common := []string{"/etc/posthouse", "-/etc/mailname", "-/etc/localtime", "/run/systemd/journal/socket"}
 	for _, u := range load(t, "service") {
 		same(t, u.name+" BindReadOnlyPaths", u.list("BindReadOnlyPaths"), slices.Concat(common, reads[u.word()]))
@@ -126,7 +161,9 @@ func TestWhatADaemonSees(t *testing.T) {
 		}
 		calls := u.list("SystemCallFilter")
 		for _, call := range []string{"fsync", "unlinkat", "renameat", "linkat", "pwrite64", "mkdirat"} {
-			if slices.Contains(calls, call) != (writes[u.word()] != nil) {
+			removes := u.word() == "pickup" && (call == "unlinkat" || call == "renameat") // and writes nothing
+			writes := u.word() != "pickup" && writes[u.word()] != nil
+			if slices.Contains(calls, call) != (writes || removes) {
 				t.Errorf("%s: system call %s", u.name, call)
 			}
 		}
@@ -235,6 +272,9 @@ func checkAccess(t *testing.T, u unit, name string, r row, services map[string]u
 		r.clients = nil // people
 	case "qmgr-wake":
 		u.want(t, "SocketMode=0220")
+	case "pickup-wake": // whoever has dropped something
+		u.want(t, "SocketMode=0622")
+		return
 	default:
 		u.want(t, "SocketMode=0660")
 	}
@@ -253,7 +293,7 @@ func checkAccess(t *testing.T, u unit, name string, r row, services map[string]u
 }
 
 func TestDescriptorNames(t *testing.T) {
-	names := map[string]string{"smtpd": "smtp", "submission": "submission", "pickup": "submit", "queue": "queue", "qmgr-wake": "wake", "recipient": "recipient"}
+	names := map[string]string{"smtpd": "smtp", "submission": "submission", "pickup": "submit", "queue": "queue", "qmgr-wake": "wake", "pickup-wake": "wake", "recipient": "recipient"}
 	for _, u := range load(t, "socket") {
 		name, ok := names[u.word()]
 		if !ok {

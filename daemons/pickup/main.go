@@ -6,10 +6,16 @@
 // sendmail, run by any local user. pickup passes each message on to cleanup as
 // it comes.
 //
+// What sendmail has dropped into /var/spool/posthouse/maildrop/drop, while nobody
+// was there to take it, is submitted too: when pickup starts, when a byte comes
+// on the FIFO public/pickup, and every minute.
+//
 // # Security
 //
 // Runs as _ph-pickup; the one daemon that every local user can reach. It sees no
-// file but the configuration, and has no network. Who submits is what the kernel
+// file but the configuration and what was dropped, and has no network. A file is
+// a submission of its owner if it is one that sendmail could have made; nothing
+// in it names a file, and it can say no more than a client can. Who submits is what the kernel
 // says (SO_PEERCRED), never what the client says; how the message came is not for
 // the client to say either. One user can have no more than a quarter of the room.
 //
@@ -17,7 +23,9 @@
 //
 // A message is accepted when cleanup says so, and not before. Where cleanup
 // cannot be reached the client is told to try again. A client that goes away
-// cancels its message.
+// cancels its message. A file that was dropped is removed when its message is in
+// the queue: a crash in between submits it again. What is no message, or is
+// refused for good, is set aside; of the latter the sender is told.
 //
 // # Standards
 //
@@ -25,11 +33,15 @@
 //
 // # Files
 //
-// /etc/posthouse/posthouse.yaml: daemons.pickup.
+// /etc/posthouse/posthouse.yaml: daemons.pickup, limits.message_size;
+// /var/spool/posthouse/maildrop/drop.
 package main
 
 import (
+	"os"
+
 	"posthouse/pkg/daemon"
+	"posthouse/pkg/maildrop"
 	"posthouse/pkg/protocol/cleanup"
 )
 
@@ -41,6 +53,13 @@ func setup(d *daemon.Daemon) error {
 	s := &service{
 		queue: cleanupQueue{client}, log: d.Log,
 		perUser: max(1, d.Config().Daemon("pickup").MaxClients/4),
+	}
+	dropped := newDrops(s, maildrop.Dir)
+	dropped.uid, dropped.hold, dropped.ending = uint32(os.Geteuid()), d.Hold, d.Ending
+	dropped.size = func() int64 { return int64(d.Config().Limits.MessageSize) }
+	d.Loop(dropped.loop(d.Stopping()))
+	if err := d.FIFO("wake", dropped.look); err != nil {
+		return err
 	}
 	d.HandOff() // a message takes as long as the program that writes it
 	return d.IPC("submit", cleanup.Protocol, s.handle)

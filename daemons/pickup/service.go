@@ -86,12 +86,7 @@ func (s *service) handle(ctx context.Context, c *ipc.Conn, msg []byte, file *os.
 
 // take passes the message on to cleanup, and its verdicts back.
 func (m *message) take(ctx context.Context) error {
-	// How and when it came, and for whom, is not for the client to say.
-	m.e.Arrival = time.Now()
-	m.e.Trace = envelope.Trace{Origin: envelope.FromLocal, UID: m.uid}
-	for i := range m.e.Recipients {
-		m.e.Recipients[i].Original = m.e.Recipients[i].Address
-	}
+	m.own()
 	id, t, err := m.queue.begin(ctx, m.e)
 	if err != nil {
 		return m.refuse("MAIL", err)
@@ -111,6 +106,16 @@ func (m *message) take(ctx context.Context) error {
 	return reply(m.conn, cleanup.Reply{ID: id})
 }
 
+// own replaces what is not for the client to say: how and when the message came,
+// and for whom.
+func (m *message) own() {
+	m.e.Arrival = time.Now()
+	m.e.Trace = envelope.Trace{Origin: envelope.FromLocal, UID: m.uid}
+	for i := range m.e.Recipients {
+		m.e.Recipients[i].Original = m.e.Recipients[i].Address
+	}
+}
+
 func (m *message) fields() maillog.Fields {
 	f := maillog.Fields{"UID": strconv.Itoa(int(m.uid)), "SENDER": m.e.Sender.String()}
 	if m.id != noQueue {
@@ -119,15 +124,20 @@ func (m *message) fields() maillog.Fields {
 	return f
 }
 
-// refuse tells the client, and the log in the form in which smtpd logs refusals.
+// refuse tells the client, and the log.
 func (m *message) refuse(verb string, err error) error {
+	return reply(m.conn, cleanup.Reply{Err: m.reject(verb, err)})
+}
+
+// reject logs a refusal in the form in which smtpd does.
+func (m *message) reject(verb string, err error) *dsn.Error {
 	e := m.verdict(err)
 	to := ""
 	if len(m.e.Recipients) == 1 { // a line of the log has no room for more
 		to = fmt.Sprintf(" to=<%s>", m.e.Recipients[0].Address)
 	}
 	m.log.Info(m.fields(), "%s: reject: %s from uid=%d: %s %s; from=<%s>%s", m.id, verb, m.uid, e.Status, e.Text, m.e.Sender, to)
-	return reply(m.conn, cleanup.Reply{Err: e})
+	return e
 }
 
 // receive passes the content on up to its end. What cleanup does not take it

@@ -46,7 +46,7 @@ var layers = []layer{
 	{"users and aliases", "aliases users", ""},
 	{"protocols", "protocol/arrival protocol/cleanup protocol/deliver protocol/delivery protocol/queuectl protocol/recipient protocol/resolve protocol/rewrite protocol/showq", opinions},
 	{"protocols about deliveries", "protocol/bounce", opinions},
-	{"mail system", "cli daemon mailbox mailq queue smtpclient smtpserver", ""},
+	{"mail system", "cli daemon maildrop mailbox mailq queue smtpclient smtpserver", ""},
 	{"delivery agents", "agent", ""},
 	{"a double that a program of the tests uses", "dns/dnstest", ""},
 	{"tests", "archtest durable/crashtest ipc/ipctest mailtest mailtest/probe mailtest/system wire/wiretest", ""},
@@ -81,8 +81,8 @@ var rules = []rule{
 	{"syscall", "errno values, signals, and flags of inherited descriptors",
 		"daemons/cleanup daemons/commands/posthouse daemons/qmgr daemons/smtp " +
 			"pkg/activation pkg/daemon pkg/ipc pkg/mailtest/probe pkg/rawsock pkg/smtpclient", false},
-	{"golang.org/x/sys/unix", "openat and its kin, statfs (cleanup, durable, mailbox, queue, users); descriptors (ipc); sockets (maillog, rawsock)",
-		"daemons/cleanup pkg/durable pkg/ipc pkg/ipc/ipctest pkg/maillog pkg/mailbox pkg/mailtest pkg/mailtest/probe pkg/queue pkg/rawsock pkg/users", false},
+	{"golang.org/x/sys/unix", "openat and its kin, statfs (cleanup, durable, maildrop, mailbox, queue, users); descriptors (ipc); sockets (maillog, rawsock)",
+		"daemons/cleanup pkg/durable pkg/ipc pkg/ipc/ipctest pkg/maildrop pkg/maillog pkg/mailbox pkg/mailtest pkg/mailtest/probe pkg/queue pkg/rawsock pkg/users", false},
 
 	{"net", "connections: dialled (account, dns, ipc, smtp), inherited (activation, daemon, smtpd), served and used (smtpserver, smtpclient), read and written (rawsock)",
 		"daemons/smtp daemons/smtpd pkg/account pkg/activation pkg/daemon pkg/dns pkg/dns/dnstest pkg/ipc pkg/ipc/ipctest pkg/mailtest/probe pkg/rawsock pkg/smtpclient pkg/smtpserver", false},
@@ -105,6 +105,7 @@ var rules = []rule{
 	{"posthouse/pkg/dns/dnstest", "lies", "pkg/mailtest/probe", false},
 	{"posthouse/pkg/durable", "who acknowledges what it has written: the queue, the mail store", "daemons/cleanup daemons/virtual", false},
 	{"posthouse/pkg/header", "who completes messages", "daemons/cleanup daemons/commands/sendmail", false},
+	{"posthouse/pkg/maildrop", "who drops, and who takes it", "daemons/commands/sendmail daemons/pickup", false},
 	{"posthouse/pkg/mailbox", "the mail store has one owner", "daemons/virtual", false},
 	{"posthouse/pkg/queue", "writes incoming/ (cleanup), owns (qmgr), lists (showq); all others get descriptors", "daemons/cleanup daemons/qmgr daemons/showq", false},
 	{"posthouse/pkg/smtpclient", "has a network", "daemons/smtp", false},

@@ -46,6 +46,16 @@ func setup(d *Daemon, mode string) error {
 	case "plain":
 	case "handoff":
 		d.HandOff()
+	case "loop":
+		d.HandOff()
+		wake := make(chan struct{})
+		d.Loop(func() { close(wake) }, func() {
+			fmt.Println("loop begins", os.Getpid())
+			<-wake
+			// Room for a successor that does not wait.
+			time.Sleep(50 * time.Millisecond)
+			fmt.Println("loop ends", os.Getpid(), d.Ending())
+		})
 	case "limits by socket":
 		d.LimitsBySocket("none")
 		d.LimitsBySocket("s")

@@ -370,6 +370,12 @@ func (d *Daemon) FIFO(name string, look func()) error {
 	return nil
 }
 
+// Loop has loop run as those do that serve sockets: from when the daemon serves,
+// until wake is called, which is when Ending begins to hold. A successor starts,
+// and the process ends, only after loop has returned: so no two processes of a
+// daemon are in it at once.
+func (d *Daemon) Loop(wake, loop func()) { d.addLoop(wake, loop) }
+
 func (d *Daemon) addLoop(wake, loop func()) {
 	d.wakers = append(d.wakers, wake)
 	d.serve = append(d.serve, loop)

@@ -92,6 +92,34 @@ func TestUsedUpSuccessor(t *testing.T) {
 	u.checkEnds(2, 0)
 }
 
+// TestLoop: a loop runs in one process at a time, also where a successor starts
+// while sessions are served.
+func TestLoop(t *testing.T) {
+	t.Parallel()
+	u := newUnit(t, "loop", stay)
+	a := u.stream("s")
+	u.start()
+	long := begin(t, a)
+	pid := long.pid()
+	u.waitOutput("loop begins", 1)
+	long.ask("hup")
+	next := u.mainPID(1)
+	u.waitOutput("loop begins", 2)
+	long.quit()
+	u.signal(syscall.SIGTERM)
+	u.checkEnds(2, 0)
+	var got []string
+	for line := range strings.Lines(u.text.String()) {
+		if strings.HasPrefix(line, "loop ") {
+			got = append(got, strings.TrimSpace(line))
+		}
+	}
+	want := fmt.Sprintf("[loop begins %d loop ends %d true loop begins %d loop ends %d true]", pid, pid, next, next)
+	if fmt.Sprint(got) != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
 // TestRenewSuccessor: SIGHUP reaches a successor at any moment of its life and
 // does it no harm.
 func TestRenewSuccessor(t *testing.T) {

@@ -46,6 +46,9 @@ type Options struct {
 
 	// Bare leaves the package out.
 	Bare bool
+
+	// Binds are directories of the host that it shares, as HOST:PATH.
+	Binds []string
 }
 
 // Machine is a booted container. It ends with the test.
@@ -102,7 +105,11 @@ func Boot(t testing.TB, o Options) *Machine {
 	}
 	// Before it is up: up may fail half way.
 	t.Cleanup(m.down)
-	host(t, env, m.script, "up", m.Name, root)
+	up := []string{m.script, "up", m.Name, root}
+	for _, b := range o.Binds {
+		up = append(up, "--bind="+b)
+	}
+	host(t, env, up...)
 	if !o.Bare {
 		m.InstallPackage(o.Package)
 	}

@@ -14,9 +14,10 @@
 //
 // # Reliability
 //
-// Exit status 0 means that the message is in the queue, on disk. The message is
-// read to its end before pickup hears of it: in memory, or in a file without a
-// name where it is large.
+// Exit status 0 means that the message is in the queue, on disk; or, where the
+// mail system is off and the administrator has opened the maildrop, that it is
+// there, on disk. The message is read to its end before pickup hears of it: in
+// memory, or in a file without a name where it is large.
 //
 // # Standards
 //
@@ -24,7 +25,8 @@
 //
 // # Files
 //
-// /run/posthouse/public/submit, /run/posthouse/public/showq; $TMPDIR.
+// /run/posthouse/public/submit, /run/posthouse/public/showq;
+// /var/spool/posthouse/maildrop/drop; $TMPDIR.
 package main
 
 import (
@@ -47,6 +49,7 @@ import (
 	"posthouse/pkg/envelope"
 	"posthouse/pkg/header"
 	"posthouse/pkg/ipc"
+	"posthouse/pkg/maildrop"
 	"posthouse/pkg/maillog"
 	"posthouse/pkg/mailq"
 	"posthouse/pkg/protocol/cleanup"
@@ -100,9 +103,15 @@ func (c *call) run(args []string) int {
 		return c.flush(queuectl.Path, o.flush)
 	case submitMode:
 	}
-	s := submission{options: o, client: cleanup.NewClient(cleanup.SubmitPath), patience: patience}
+	s := submission{options: o, client: cleanup.NewClient(cleanup.SubmitPath), patience: patience, maildrop: maildrop.Dir}
 	if err := s.run(c.In); err != nil {
 		return c.fail(statusOf(err), err)
+	}
+	if s.dropped != "" {
+		maildrop.Wake(cleanup.SubmitFIFOPath) // it may have been on its way
+		if o.verbose {
+			c.Errorf(cli.OK, "%s: the mail system is off: the message waits in %s", c.program, s.dropped)
+		}
 	}
 	return cli.OK
 }
@@ -164,6 +173,9 @@ type submission struct {
 	*options
 	client   *cleanup.Client
 	patience time.Duration
+	maildrop string // a directory
+
+	dropped string // where the message is instead of in the queue
 }
 
 func (s *submission) run(stdin io.Reader) error {
@@ -188,7 +200,12 @@ func (s *submission) run(stdin io.Reader) error {
 	if err := b.readAhead(in); err != nil {
 		return err
 	}
-	return s.submit(e, h, &b)
+	err = s.submit(e, h, &b)
+	var off *ipc.UnavailableError
+	if errors.As(err, &off) {
+		return s.drop(e, h, &b, err)
+	}
+	return err
 }
 
 // submit puts the message into the queue.
@@ -200,10 +217,7 @@ func (s *submission) submit(e *envelope.Envelope, h *head, b *body) error {
 		return explain(err)
 	}
 	defer t.Abort()
-	if err := s.copyHead(t, h, e.Sender); err != nil {
-		return err
-	}
-	if err := b.writeTo(t); err != nil {
+	if err := s.copyTo(t, h, b, e.Sender); err != nil {
 		return err
 	}
 	return explain(t.Commit())
@@ -240,19 +254,23 @@ func explain(err error) error {
 	return err
 }
 
-func (s *submission) copyHead(t io.Writer, h *head, sender addr.Mailbox) error {
+// copyTo writes the message to w.
+func (s *submission) copyTo(w io.Writer, h *head, b *body, sender addr.Mailbox) error {
+	fields := h.added
 	if !h.hasFrom {
 		// The mail system completes the rest, but does not know the name.
-		from := fromField(s.fullName(), sender)
-		if from != "" && len(h.raw) > 0 && (h.raw[0] == ' ' || h.raw[0] == '\t') {
-			from += "\r\n" // or the first line of the body would continue the field
-		}
-		if _, err := io.WriteString(t, from); err != nil {
-			return err
-		}
+		fields += fromField(s.fullName(), sender)
 	}
-	_, err := t.Write(h.raw)
-	return err
+	if fields != "" && len(h.raw) > 0 && (h.raw[0] == ' ' || h.raw[0] == '\t') {
+		fields += "\r\n" // or the first line of the body would continue the field
+	}
+	if _, err := io.WriteString(w, fields); err != nil {
+		return err
+	}
+	if _, err := w.Write(h.raw); err != nil {
+		return err
+	}
+	return b.writeTo(w)
 }
 
 func (s *submission) recipient(m addr.Mailbox) envelope.Recipient {

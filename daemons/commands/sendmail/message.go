@@ -77,6 +77,8 @@ type head struct {
 	raw        []byte // as it came, up to the empty line, that included if it is there
 	recipients []addr.Mailbox
 	hasFrom    bool
+	hasDate    bool
+	added      string // fields that are put before it
 }
 
 // readHead reads the header. With extract it collects the recipients: those of
@@ -90,6 +92,8 @@ func readHead(in *input, extract bool) (*head, error) {
 		switch {
 		case f.Is("From"):
 			h.hasFrom = true
+		case f.Is("Date"):
+			h.hasDate = true
 		case extract && (f.Is("To") || f.Is("Cc") || f.Is("Bcc")):
 			list, err := header.ParseAddressList(f.Value())
 			if err != nil {

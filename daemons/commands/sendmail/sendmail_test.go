@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -16,12 +17,15 @@ import (
 	"testing/iotest"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"posthouse/pkg/addr"
 	"posthouse/pkg/cli"
 	"posthouse/pkg/dsn"
 	"posthouse/pkg/envelope"
 	"posthouse/pkg/ipc"
 	"posthouse/pkg/ipc/ipctest"
+	"posthouse/pkg/maildrop"
 	"posthouse/pkg/protocol/cleanup"
 	"posthouse/pkg/protocol/queuectl"
 	"posthouse/pkg/queueid"
@@ -339,6 +343,67 @@ func TestBusy(t *testing.T) {
 		if status == cli.OK && (<-took).content != "From: x\r\n\r\nbody\r\n" {
 			t.Errorf("%s: the message has changed", tt.name)
 		}
+	}
+}
+
+// TestDrop: where the mail system is off, and only there, the message goes into
+// the maildrop, if that is open: whole, and with the time.
+func TestDrop(t *testing.T) {
+	t.Setenv("NAME", "")
+	off := filepath.Join(t.TempDir(), "off")
+	later, _ := pickup(t, dsn.Errorf("4.3.0", "queue file write error"))
+	open := t.TempDir()
+	if err := unix.Chmod(open, 0o3733); err != nil {
+		t.Fatal(err)
+	}
+	run := func(path, dir, in string, args ...string) (*submission, error) {
+		o, err := parseOptions("sendmail", args)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := &submission{options: o, client: cleanup.NewClient(path), maildrop: dir}
+		return s, s.run(strings.NewReader(in))
+	}
+	for name, dir := range map[string]string{"none": filepath.Join(open, "none"), "wrong": t.TempDir()} {
+		if s, err := run(off, dir, "Subject: x\n\nx\n", "x"); err == nil || statusOf(err) != cli.TempFail || s.dropped != "" || !strings.Contains(err.Error(), "the mail system is off") {
+			t.Errorf("%s: %v, %q", name, err, s.dropped)
+		}
+	}
+	if s, err := run(later, open, "x\n", "x"); err == nil || s.dropped != "" {
+		t.Errorf("a refusal: %v, %q", err, s.dropped)
+	}
+	long := strings.Repeat("0123456789\n", maxMemory/10)
+	for _, tt := range []struct{ in, want string }{
+		{"Date: then\nSubject: x\n\nx\n", "From: \"N\" <a@b>\r\nDate: then\r\nSubject: x\r\n\r\nx\r\n"},
+		{"Subject: x\n\n" + long, "Date: now\r\nFrom: \"N\" <a@b>\r\nSubject: x\r\n\r\n" + strings.ReplaceAll(long, "\n", "\r\n")},
+		{" indented\n", "Date: now\r\nFrom: \"N\" <a@b>\r\n\r\n indented\r\n"},
+	} {
+		s, err := run(off, open, tt.in, "-fa@b", "-FN", "x", "y@z")
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := maildrop.OpenDirectory(open)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := d.Open(filepath.Base(s.dropped))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var content strings.Builder
+		if err := f.CopyTo(&content); err != nil {
+			t.Error(err)
+		}
+		got := regexp.MustCompile(`^Date: \w\w\w, \d+ \w\w\w \d{4} \d\d:\d\d:\d\d [-+]\d{4}\r\n`).ReplaceAllString(content.String(), "Date: now\r\n")
+		if got != tt.want || f.Envelope.Sender.String() != "a@b" || len(f.Envelope.Recipients) != 2 {
+			t.Errorf("%.40q: %+v %.200q", tt.in, f.Envelope, got)
+		}
+		f.Close()
+		_ = d.Remove(filepath.Base(s.dropped))
+		_ = d.Close()
+	}
+	if left, err := os.ReadDir(open); err != nil || len(left) > 0 {
+		t.Errorf("%v, %v", left, err)
 	}
 }
 

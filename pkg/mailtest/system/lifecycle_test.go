@@ -225,7 +225,7 @@ func idleExits(t *testing.T, m *mailtest.Machine) (sent int) {
 // neverFailed: no unit has hit a limit, or failed and recovered.
 func neverFailed(t *testing.T, m *mailtest.Machine) {
 	t.Helper()
-	for result := range strings.Lines(m.Run("systemctl", "show", "-P", "Result", "posthouse-*.service", "posthouse-*.socket", "posthouse-*.timer")) {
+	for result := range strings.Lines(m.Run("systemctl", "show", "-P", "Result", "posthouse-*.service", "posthouse-*.socket", "posthouse-*.path", "posthouse-*.timer")) {
 		if result = strings.TrimSpace(result); result != "" && result != "success" {
 			t.Errorf("the result of a unit is %s", result)
 		}

@@ -29,6 +29,7 @@ var mayConnect = map[string][]string{
 	"packet:/run/posthouse/public/showq":      {anybody},
 	"packet:/run/posthouse/private/queue":     {root, admin},
 	"packet:/run/posthouse/private/qmgr":      {root, "cleanup"},
+	"fifo:/run/posthouse/public/pickup":       {anybody},
 	"fifo:/run/posthouse/public/qmgr":         {root, "cleanup"},
 	"packet:/run/posthouse/private/cleanup":   {root, "smtpd", "submission", "pickup", "bounce", "local"},
 	"packet:/run/posthouse/private/rewrite":   {root, "smtpd", "submission", "cleanup", "qmgr"},
@@ -91,10 +92,13 @@ func TestSandbox(t *testing.T) {
 			healthy(t, s.Machine)
 
 			s.there(things)
+			// What is in the maildrop would start pickup, which is the probe, again and again.
+			s.Run("systemctl", "mask", "--runtime", "posthouse-pickup.path")
 			for _, daemon := range s.daemons {
 				s.confined(daemon, things)
 			}
-			s.Script("rm -r /var/spool/posthouse/*/*; systemctl start posthouse.target posthouse-smtpd.socket posthouse-submission.socket")
+			s.Run("systemctl", "unmask", "--runtime", "posthouse-pickup.path")
+			s.Script("find /var/spool/posthouse -type f -delete; systemctl start posthouse.target posthouse-smtpd.socket posthouse-submission.socket")
 			for _, daemon := range s.daemons {
 				s.connects(daemon)
 			}
@@ -145,7 +149,8 @@ func (s sandboxes) packageFiles() {
 		case kind == "symbolic link":
 		case kind != "directory" && mode&0o6000 != 0:
 			s.t.Errorf("%s %s is set-uid or set-gid: %s", kind, name, octal)
-		case mode&0o002 != 0 && (kind != "socket" || !slices.Contains(mayConnect["packet:"+name], anybody)):
+		case name == dropDir: // which nobody reaches: the directory above it is root's
+		case mode&0o002 != 0 && !slices.Contains(mayConnect[map[string]string{"socket": "packet:", "fifo": "fifo:"}[kind]+name], anybody):
 			s.t.Errorf("%s %s can be written by everybody: %s", kind, name, octal)
 		}
 	}
@@ -286,6 +291,8 @@ func (s sandboxes) fill() map[string]string {
 		things[state] = "/var/spool/posthouse/" + state + "/sample"
 		s.Run("cp", "-p", things["deferred"], things[state])
 	}
+	things["dropped"] = dropDir + "/sample"
+	s.Script("cd " + dropDir + "; echo x >sample; chown " + mallory + ":_ph-pickup sample; chmod 640 sample")
 	// Everybody may read these; whoever does not see them cannot.
 	s.Script("chmod 755 /home/" + mallory + " /root; for f in /home/" + mallory + "/secret /root/secret /srv/secret; do echo secret >$f; chmod 644 $f; done")
 	return things
@@ -351,6 +358,7 @@ func files(daemon string, things map[string]string) []deed {
 		// Shared by all: what one writes another would read.
 		{"write:/dev/shm/" + daemon, nil, refused},
 	}
+	deeds = append(deeds, deed{"read:" + things["dropped"], []string{"pickup"}, refused}, deed{"write:" + dropDir + "/" + daemon, []string{"pickup"}, refused})
 	readers := []string{"qmgr", "showq"}
 	for _, state := range []string{"incoming", "active", "deferred", "hold", "corrupt"} {
 		read, write := readers, []string{"qmgr"}
@@ -381,7 +389,7 @@ func deeds(daemon string) []deed {
 		}
 	}
 	// Programs that it has written, wherever it can write.
-	dirs := []string{"/tmp", "/var/tmp", "/run", "/dev/shm", "/var/vmail"}
+	dirs := []string{"/tmp", "/var/tmp", "/run", "/dev/shm", "/var/vmail", dropDir}
 	for _, state := range []string{"incoming", "active", "deferred", "hold", "corrupt"} {
 		dirs = append(dirs, "/var/spool/posthouse/"+state)
 	}

@@ -31,6 +31,8 @@ var Protocol = ipc.Protocol{Name: "cleanup", Version: 1, MaxRequest: 16 << 20, M
 const (
 	Path       = "/run/posthouse/private/cleanup"
 	SubmitPath = "/run/posthouse/public/submit"
+	// SubmitFIFOPath is a FIFO: a byte has pickup look into the maildrop.
+	SubmitFIFOPath = "/run/posthouse/public/pickup"
 )
 
 // Kind is what a message of the client is.
