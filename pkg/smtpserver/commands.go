@@ -283,7 +283,7 @@ func (e *engine) rcptTo(args string) (bool, error) {
 		return e.no(501, "5.5.4", "Syntax: RCPT TO:<address>")
 	}
 	// Only postmaster may do without a domain (RFC 5321, section 4.1.1.3).
-	if err != nil || to.IsNull() || to.Domain() == "" && !strings.EqualFold(to.Local(), "postmaster") {
+	if err != nil || to.IsNull() || to.Domain() == "" && !e.cfg.Local && !strings.EqualFold(to.Local(), "postmaster") {
 		return e.badPath("RCPT", args, Reply{501, "5.1.3", "Bad recipient address syntax"})
 	}
 	r := Rcpt{To: to}

@@ -44,6 +44,9 @@ type Config struct {
 	// wrote.
 	BareNewline  bool
 	HeloRequired bool
+	// Local is for a program on the same machine that sends as its user: recipients
+	// need no domain, and it need not wait for replies, as where it is a script.
+	Local bool
 	// Stop, when it ends, has the session end with 421 as soon as no
 	// transaction is under way. It may be nil.
 	Stop context.Context
@@ -74,7 +77,7 @@ type Mail struct {
 
 // Rcpt is a RCPT command.
 type Rcpt struct {
-	To     addr.Mailbox // the domain is empty only for postmaster
+	To     addr.Mailbox // the domain is empty only for postmaster, or with Config.Local
 	Notify dsn.Notify
 	ORCPT  dsn.OriginalRecipient
 }
@@ -388,7 +391,7 @@ func (e *engine) bareReply(which string) Reply {
 // synchronise ends a session whose client has sent more before it could know
 // the reply. It is only called where RFC 2920 wants the client to wait.
 func (e *engine) synchronise() error {
-	if e.r.Buffered() == 0 && !e.in.unread() {
+	if e.cfg.Local || e.r.Buffered() == 0 && !e.in.unread() {
 		return nil
 	}
 	e.stats.Cause = "improper command pipelining"

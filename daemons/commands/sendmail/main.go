@@ -21,7 +21,7 @@
 //
 // # Standards
 //
-// RFC 5322 (-t), RFC 3461 (-N, -R, -V), sysexits(3).
+// RFC 5322 (-t), RFC 3461 (-N, -R, -V), RFC 5321 (-bs), sysexits(3).
 //
 // # Files
 //
@@ -54,6 +54,7 @@ import (
 	"posthouse/pkg/mailq"
 	"posthouse/pkg/protocol/cleanup"
 	"posthouse/pkg/protocol/queuectl"
+	"posthouse/pkg/protocol/rewrite"
 	"posthouse/pkg/protocol/showq"
 	"posthouse/pkg/queueid"
 )
@@ -101,9 +102,15 @@ func (c *call) run(args []string) int {
 		return cli.OK
 	case flushMode:
 		return c.flush(queuectl.Path, o.flush)
+	case siteMode:
+		return c.flushSite(showq.Path, queuectl.Path, o.site)
+	case sessionMode:
+		return c.session(newSubmission(o))
+	case verifyMode:
+		return c.verify(rewrite.Path, o.recipients)
 	case submitMode:
 	}
-	s := submission{options: o, client: cleanup.NewClient(cleanup.SubmitPath), patience: patience, maildrop: maildrop.Dir}
+	s := newSubmission(o)
 	if err := s.run(c.In); err != nil {
 		return c.fail(statusOf(err), err)
 	}
@@ -176,6 +183,10 @@ type submission struct {
 	maildrop string // a directory
 
 	dropped string // where the message is instead of in the queue
+}
+
+func newSubmission(o *options) *submission {
+	return &submission{options: o, client: cleanup.NewClient(cleanup.SubmitPath), patience: patience, maildrop: maildrop.Dir}
 }
 
 func (s *submission) run(stdin io.Reader) error {
@@ -380,6 +391,15 @@ func (c *call) flush(path string, ids []queueid.ID) int {
 	ctx, cancel := context.WithTimeout(context.Background(), listTimeout)
 	defer cancel()
 	reply, err := queuectl.Do(ctx, path, queuectl.Request{Op: queuectl.Retry, All: len(ids) == 0, IDs: ids})
+	status := c.steered(reply, err)
+	if status == cli.OK && len(reply.Missing) > 0 {
+		return c.fail(cli.Unavailable, fmt.Errorf("%s is not in the queue, or on hold", reply.Missing[0]))
+	}
+	return status
+}
+
+// steered says why the queue manager has not done what it was asked for.
+func (c *call) steered(reply queuectl.Reply, err error) int {
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		return c.fail(cli.NoPerm, fmt.Errorf("flushing the queue takes root or the group _ph-admin: %w", err))
@@ -387,8 +407,6 @@ func (c *call) flush(path string, ids []queueid.ID) int {
 		return c.fail(cli.Unavailable, err)
 	case reply.Err != nil:
 		return c.fail(cli.TempFail, reply.Err)
-	case len(reply.Missing) > 0:
-		return c.fail(cli.Unavailable, fmt.Errorf("%s is not in the queue, or on hold", reply.Missing[0]))
 	}
 	return cli.OK
 }

@@ -18,6 +18,9 @@ const (
 	queueMode        // -bp, mailq
 	nothingMode      // -bi, newaliases: tables need no compiling; -bh, -bH: there is no host status
 	flushMode        // -q, -qI
+	siteMode         // -qR
+	sessionMode      // -bs
+	verifyMode       // -bv
 )
 
 // options are what the command line says.
@@ -34,6 +37,7 @@ type options struct {
 	verbose    bool
 	recipients []string
 	flush      []queueid.ID // -qI; none for all
+	site       string       // -qR
 }
 
 // Options that take a value, behind them or as the next argument; all others
@@ -164,8 +168,10 @@ func (o *options) setMode(value string) error {
 		o.mode = nothingMode
 	case "d", "l", "D":
 		return errors.New("daemons are started by systemd: systemctl enable --now posthouse-smtpd.socket")
-	case "s", "v":
-		return fmt.Errorf("-b%s is not supported yet", value)
+	case "s":
+		o.mode = sessionMode
+	case "v":
+		o.mode = verifyMode
 	default:
 		return fmt.Errorf("unknown mode -b%.10s", value)
 	}
@@ -186,6 +192,8 @@ func (o *options) queueRun(value string) error {
 			return fmt.Errorf("-q%.50s: %w", value, err)
 		}
 		o.mode, o.flush = flushMode, append(o.flush, id)
+	case value[0] == 'R' && len(value) > 1:
+		o.mode, o.site = siteMode, strings.TrimPrefix(value[1:], "@")
 	default:
 		return fmt.Errorf("-q%.20s is not supported: use posthouse queue retry", value)
 	}

@@ -32,7 +32,39 @@ func TestSwaks(t *testing.T) {
 	smuggler(t, m)
 	otherCommands(t, m)
 	submission(t, m)
+	atStdio(t, m)
 	healthy(t, m)
+}
+
+// atStdio: sendmail -bs takes mail of its caller, whatever the recipients.
+func atStdio(t *testing.T, m *mailtest.Machine) {
+	m.Run("useradd", "--create-home", mallory)
+	for _, options := range [][]string{{}, {"--protocol", "SMTP"}, {"--pipeline"}, {"--to", "alice@example.net,bob@example.net"}} {
+		if !slices.Contains(options, "--to") {
+			options = append(options, "--to", "alice@example.net")
+		}
+		out := m.Run(append([]string{"runuser", "-u", mallory, "--", "swaks", "--pipe", "/usr/sbin/sendmail -bs", "--from", "sender@example.org"}, options...)...)
+		if !strings.Contains(out, "\n<-  250 2.0.0 Ok: queued as ") {
+			t.Errorf("%q:\n%s", options, out)
+		}
+		got := takeAll(t, m, alice)
+		toBob := strings.Contains(strings.Join(options, " "), "bob@")
+		if b := takeAll(t, m, bob); len(got) != 1 || toBob != (len(b) == 1) {
+			t.Errorf("%q: %d messages for alice, %d for bob", options, len(got), len(b))
+		}
+	}
+	if !strings.Contains(m.Journal("-t", "posthouse/pickup"), ": uid="+strings.TrimSpace(m.Run("id", "-u", mallory))+" from=<sender@example.org>") {
+		t.Error("the log does not say who has sent it")
+	}
+	if out := m.Run("sendmail", "-bv", "alice@example.net"); out != "alice@example.net: deliverable: transport virtual, nexthop example.net\n" {
+		t.Errorf("-bv: %s", out)
+	}
+	if r, err := m.Try("sendmail", "-bv", "nobody@example.net"); err != nil || r.Code != 67 || !strings.HasPrefix(r.Stdout, "nobody@example.net: 5.1.1 ") {
+		t.Errorf("-bv: %+v, %v", r, err)
+	}
+	if r, err := m.Try("runuser", "-u", mallory, "--", "sendmail", "-bv", "alice@example.net"); err != nil || r.Code != 77 {
+		t.Errorf("-bv of a user: %+v, %v", r, err)
+	}
 }
 
 const bob = "/var/vmail/example.net/bob/Maildir/new"
