@@ -48,7 +48,7 @@ func command() *cli.Command {
 			"The mail system itself is started and stopped with systemctl(1): each subsystem is a socket, and posthouse status lists them.",
 		Sections: sections,
 		Subs: []*cli.Command{
-			checkCommand(&dir), configCommand(&dir), statusCommand(), queueCommand(), userCommand(&dir), generateCommand(),
+			checkCommand(&dir), configCommand(&dir), statusCommand(), profileCommand(), queueCommand(), userCommand(&dir), generateCommand(),
 		},
 	}
 }
@@ -70,6 +70,7 @@ posthouse queue retry --destination example.org	try all mail to example.org now
 posthouse queue delete --sender spammer@example.net --queue deferred	get rid of what somebody has sent
 posthouse queue requeue --all	deliver what waits by aliases that have changed
 posthouse config --changed	what is not a default, and in which file that is said
+posthouse profile relay --dry-run	what would be done to make this machine a relay
 systemctl enable --now posthouse-smtpd.socket	take mail from the network`},
 	{Title: "FILES", Text: `/etc/posthouse/posthouse.yaml, /etc/posthouse/conf.d/*.yaml	the configuration, see posthouse.yaml(5)
 /etc/posthouse/tables/	tables of users, aliases and routes, see posthouse.yaml(5)
