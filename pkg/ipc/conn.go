@@ -65,8 +65,40 @@ type Conn struct {
 // NewConn wraps a connected SOCK_SEQPACKET socket.
 func NewConn(c *net.UnixConn) *Conn { return &Conn{c: c, sock: rawsock.New(c)} }
 
+// Pair returns a connection, and its other end for a process that is about to be
+// started, which makes a Conn of it with FromFile.
+func Pair() (*Conn, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("socketpair: %w", err)
+	}
+	theirs := os.NewFile(uintptr(fds[1]), "socketpair")
+	c, err := FromFile(os.NewFile(uintptr(fds[0]), "socketpair"))
+	if err != nil {
+		return nil, nil, errors.Join(err, theirs.Close())
+	}
+	return c, theirs, nil
+}
+
+// FromFile wraps a connected SOCK_SEQPACKET socket that was inherited, and closes f.
+func FromFile(f *os.File) (*Conn, error) {
+	nc, err := net.FileConn(f)
+	err = errors.Join(err, f.Close())
+	if err != nil {
+		return nil, fmt.Errorf("inherited socket: %w", err)
+	}
+	uc, ok := nc.(*net.UnixConn)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("inherited socket is a %T", nc), nc.Close())
+	}
+	return NewConn(uc), nil
+}
+
 // Close closes the connection.
 func (c *Conn) Close() error { return c.c.Close() }
+
+// CloseWrite ends what is sent: the other side is to come to an end. See OnEnd.
+func (c *Conn) CloseWrite() error { return c.c.CloseWrite() }
 
 // SetDeadline bounds every later Send and Receive.
 func (c *Conn) SetDeadline(t time.Time) error { return c.c.SetDeadline(t) }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -47,6 +48,32 @@ func Open(base, host string, sync Syncer) (*Maildir, error) {
 
 // Close closes the mail store.
 func (m *Maildir) Close() error { return m.base.Close() }
+
+// MakeDirs makes the directory at dir, and those above it, where they are
+// missing, for the user alone, and makes them durable.
+func MakeDirs(dir string) error {
+	_, err := os.Stat(dir)
+	if !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	above := filepath.Dir(dir)
+	if above == dir {
+		return err
+	}
+	if err := MakeDirs(above); err != nil {
+		return err
+	}
+	parent, err := os.Open(above)
+	if err != nil {
+		return err
+	}
+	defer parent.Close()
+	fd, err := openSub(int(parent.Fd()), filepath.Base(dir))
+	if err == nil {
+		unix.Close(fd)
+	}
+	return err
+}
 
 // CheckComponent reports whether s may be a part of a path in the mail store.
 func CheckComponent(s string) error {
@@ -106,7 +133,7 @@ func (m *Maildir) deliver(path []string, head string, content io.Reader) (err er
 			_ = unix.Unlinkat(int(where.Fd()), name, 0) // the error above is the one that tells
 		}
 	}()
-	if err := fill(f, head, content); err != nil {
+	if err := WriteLF(f, head, content); err != nil {
 		return err
 	}
 	// The data first: a name in new/ must never show half a message.
@@ -218,8 +245,8 @@ const fillPiece = 32 << 10
 
 var buffers = sync.Pool{New: func() any { return new([2][fillPiece]byte) }}
 
-// fill writes head and content with LF for CRLF. A CR or LF alone stays.
-func fill(f io.Writer, head string, content io.Reader) error {
+// WriteLF writes head and content with LF for CRLF. A CR or LF alone stays.
+func WriteLF(f io.Writer, head string, content io.Reader) error {
 	b := buffers.Get().(*[2][fillPiece]byte)
 	defer buffers.Put(b)
 	in, out := b[0][:fillPiece/2], append(b[1][:0], head...)

@@ -154,7 +154,7 @@ func FuzzFill(f *testing.F) {
 		want := "h" + strings.ReplaceAll(string(content), "\r\n", "\n")
 		for _, r := range []io.Reader{bytes.NewReader(content), iotest.OneByteReader(bytes.NewReader(content)), iotest.DataErrReader(bytes.NewReader(content))} {
 			var out bytes.Buffer
-			if err := fill(&out, "h", r); err != nil || out.String() != want {
+			if err := WriteLF(&out, "h", r); err != nil || out.String() != want {
 				t.Fatalf("%q: %q, %v", content, out.String(), err)
 			}
 		}
