@@ -11,12 +11,13 @@ import (
 // entry is one line of a unit file.
 type entry struct{ section, key, value, file string }
 
-// unit is a unit file together with the drop-ins of its prefix, in the order in which systemd reads them.
+// unit is a unit file together with the drop-ins of its prefix and of itself, in the order in which systemd reads them.
 type unit struct {
 	name    string // file name, with suffix
 	own     []entry
 	common  []entry
-	entries []entry // own, then common
+	last    []entry // of a drop-in of the unit itself, whose name sorts behind those of the prefix
+	entries []entry // own, common, last
 }
 
 // parseUnit reads one unit file or drop-in.
@@ -58,7 +59,13 @@ func load(t *testing.T, kind string) map[string]unit {
 				u.common = append(u.common, parseUnit(t, d)...)
 			}
 		}
-		u.entries = slices.Concat(u.own, u.common)
+		for _, d := range glob(t, f+".d/*.conf") {
+			if filepath.Base(d) <= filepath.Base(dropins[len(dropins)-1]) {
+				t.Errorf("%s is read before the drop-ins of all units", d)
+			}
+			u.last = append(u.last, parseUnit(t, d)...)
+		}
+		u.entries = slices.Concat(u.own, u.common, u.last)
 		us[f] = u
 	}
 	if len(us) == 0 {
@@ -93,11 +100,14 @@ func (u unit) get(key string) (string, bool) {
 	return "", false
 }
 
-// list is every word of every value of key.
+// list is every word of every value of key, since the last that is empty.
 func (u unit) list(key string) []string {
 	var all []string
 	for _, e := range u.entries {
-		if e.key == key {
+		switch {
+		case e.key == key && e.value == "":
+			all = nil
+		case e.key == key:
 			all = append(all, strings.Fields(e.value)...)
 		}
 	}
@@ -118,5 +128,5 @@ func (u unit) want(t *testing.T, settings ...string) {
 // program is the name of the binary of a service.
 func (u unit) program() string {
 	e, _ := u.get("ExecStart")
-	return strings.TrimPrefix(e, "/libexec/")
+	return filepath.Base(e)
 }

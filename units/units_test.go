@@ -20,7 +20,7 @@ func TestEachSettingStandsInOnePlace(t *testing.T) {
 	for _, kind := range []string{"service", "socket", "timer", "target", "slice"} {
 		for _, u := range load(t, kind) {
 			seen := map[string]entry{}
-			for _, e := range u.entries {
+			for _, e := range slices.Concat(u.own, u.common) {
 				if first, ok := seen[e.key]; ok && !slices.Contains(lists, e.key) {
 					t.Errorf("%s: %s= is in %s and in %s", u.name, e.key, first.file, e.file)
 				}
@@ -100,6 +100,9 @@ const maildrop = "/var/spool/posthouse/maildrop/drop"
 
 func TestSandbox(t *testing.T) {
 	for _, u := range load(t, "service") {
+		if u.word() == "deliver" {
+			continue
+		}
 		u.want(t, "User=_ph-"+u.word(), "Group=_ph-"+u.word(), "RootDirectory=/usr/lib/posthouse/root",
 			"ExecPaths=+/libexec/"+u.program(), "NoExecPaths=+/", "SyslogIdentifier=posthouse/"+u.program(),
 			"NoNewPrivileges=yes", "CapabilityBoundingSet=", "AmbientCapabilities=", "SystemCallArchitectures=native",
@@ -142,6 +145,9 @@ func TestWhatADaemonSees(t *testing.T) {
 	writes := map[string][]string{"cleanup": {spool + "/incoming"}, "pickup": {"-" + maildrop}, "qmgr": {spool}, "virtual": {"/var/vmail"}}
 	common := []string{"/etc/posthouse", "-/etc/mailname", "-/etc/localtime", "/run/systemd/journal/socket"}
 	for _, u := range load(t, "service") {
+		if u.word() == "deliver" {
+			continue
+		}
 		same(t, u.name+" BindReadOnlyPaths", u.list("BindReadOnlyPaths"), slices.Concat(common, reads[u.word()]))
 		same(t, u.name+" BindPaths", u.list("BindPaths"), writes[u.word()])
 		families := u.list("RestrictAddressFamilies")
@@ -176,6 +182,41 @@ func TestWhatADaemonSees(t *testing.T) {
 			if slices.Contains(calls, call) {
 				t.Errorf("%s: system call %s", u.name, call)
 			}
+		}
+	}
+}
+
+// deliver becomes users, who run any programs: it has the host's tree, two capabilities, and a list of system calls that
+// are an error. All else is as it is for others, and no other unit has anything of this.
+func TestDeliver(t *testing.T) {
+	for _, u := range load(t, "service") {
+		if u.word() != "deliver" {
+			if len(u.last) > 0 {
+				t.Errorf("%s has a drop-in of its own: %q", u.name, u.last)
+			}
+			continue
+		}
+		u.want(t, "User=_ph-deliver", "Group=_ph-deliver", "RootDirectory=", "ExecStart=/usr/lib/posthouse/root/libexec/deliver",
+			"SyslogIdentifier=posthouse/deliver", "UMask=0077", "KillMode=mixed",
+			"CapabilityBoundingSet=CAP_SETUID CAP_SETGID", "AmbientCapabilities=CAP_SETUID CAP_SETGID", "NoNewPrivileges=yes",
+			"ProtectSystem=strict", "ProtectHome=no", "PrivateTmp=yes", "PrivateDevices=yes", "DevicePolicy=closed", "PrivateIPC=yes",
+			"PrivateMounts=yes", "ProtectProc=invisible", "ProcSubset=pid", "ProtectHostname=yes", "ProtectClock=yes",
+			"ProtectKernelModules=yes", "ProtectKernelLogs=yes", "ProtectKernelTunables=yes", "ProtectControlGroups=yes",
+			"RestrictNamespaces=yes", "RestrictRealtime=yes", "RestrictSUIDSGID=yes", "LockPersonality=yes", "KeyringMode=private",
+			"RemoveIPC=yes", "LimitCORE=0", "PrivateNetwork=yes", "IPAddressDeny=any", "SystemCallArchitectures=native",
+			"SystemCallErrorNumber=EPERM")
+		for _, key := range []string{"DynamicUser", "PrivateUsers", "PermissionsStartOnly", "ExecStartPre", "ExecStartPost", "DeviceAllow"} {
+			if _, ok := u.get(key); ok {
+				t.Errorf("%s: %s= is set", u.name, key)
+			}
+		}
+		same(t, "RestrictAddressFamilies", u.list("RestrictAddressFamilies"), []string{"AF_UNIX"})
+		same(t, "ReadWritePaths", u.list("ReadWritePaths"), []string{"-/home", "-/var/mail", "-/var/spool/mail"})
+		same(t, "InaccessiblePaths", u.list("InaccessiblePaths"), []string{"/root", "-/var/vmail", "-/var/spool/posthouse", "-/var/log", "/run/posthouse/private"})
+		same(t, "ReadOnlyPaths", u.list("ReadOnlyPaths"), []string{"+/run"})
+		same(t, "BindPaths", u.list("BindPaths"), nil)
+		if calls := u.list("SystemCallFilter"); len(calls) == 0 || calls[0] != "@system-service" {
+			t.Errorf("%s: SystemCallFilter=%q", u.name, calls)
 		}
 	}
 }

@@ -72,17 +72,17 @@ var rules = []rule{
 	{"socket", "who wants a socket asks its protocol", "pkg/protocol/arrival pkg/protocol/bounce pkg/protocol/cleanup pkg/protocol/deliver pkg/protocol/delivery " +
 		"pkg/protocol/queuectl pkg/protocol/recipient pkg/protocol/resolve pkg/protocol/rewrite pkg/protocol/showq", false},
 	{"log.Fatal* log.Panic*", "ends the process behind everybody's back", "", false},
-	{"os.Exit", "programs end in main", "daemons/commands/posthouse daemons/commands/sendmail packaging/static pkg/daemon pkg/mailtest/probe", false},
+	{"os.Exit", "programs end in main", "daemons/commands/posthouse daemons/commands/sendmail daemons/deliver packaging/static pkg/daemon pkg/mailtest/probe", false},
 	{"testing testing/*", "programs contain no tests", "pkg/ipc/ipctest pkg/mailtest pkg/wire/wiretest", false},
 
-	{"os/exec", "daemons start nobody; posthouse: systemctl", "daemons/commands/posthouse pkg/mailtest pkg/mailtest/probe", false},
-	{"os.StartProcess syscall.StartProcess syscall.ForkExec syscall.Exec", "successors of daemons that slow clients keep", "pkg/activation", false},
+	{"os/exec", "daemons start nobody; posthouse: systemctl; deliver: what a user has run", "daemons/commands/posthouse daemons/deliver/internal/user pkg/mailtest pkg/mailtest/probe", false},
+	{"os.StartProcess syscall.StartProcess syscall.ForkExec syscall.Exec", "successors of daemons that slow clients keep; deliver: users", "daemons/deliver pkg/activation", false},
 	{"os/user", "daemons know users by what the kernel says", "daemons/commands/posthouse daemons/commands/sendmail", false},
-	{"syscall", "errno values, signals, and flags of inherited descriptors",
-		"daemons/cleanup daemons/commands/posthouse daemons/qmgr daemons/smtp " +
+	{"syscall", "errno values, signals, flags of inherited descriptors, and who a process is",
+		"daemons/cleanup daemons/commands/posthouse daemons/deliver daemons/deliver/internal/user daemons/qmgr daemons/smtp " +
 			"pkg/activation pkg/daemon pkg/ipc pkg/mailtest/probe pkg/rawsock pkg/smtpclient", false},
-	{"golang.org/x/sys/unix", "openat and its kin, statfs (cleanup, durable, maildrop, mailbox, queue, users); descriptors (ipc); sockets (maillog, rawsock)",
-		"daemons/cleanup pkg/durable pkg/ipc pkg/ipc/ipctest pkg/maildrop pkg/maillog pkg/mailbox pkg/mailtest pkg/mailtest/probe pkg/queue pkg/rawsock pkg/users", false},
+	{"golang.org/x/sys/unix", "openat and its kin, statfs (cleanup, durable, maildrop, mailbox, queue, users); descriptors (ipc); capabilities (deliver); sockets (maillog, rawsock)",
+		"daemons/cleanup daemons/deliver daemons/deliver/internal/user pkg/durable pkg/ipc pkg/ipc/ipctest pkg/maildrop pkg/maillog pkg/mailbox pkg/mailtest pkg/mailtest/probe pkg/queue pkg/rawsock pkg/users", false},
 
 	{"net", "connections: dialled (account, dns, ipc, smtp), inherited (activation, daemon, smtpd), served and used (smtpserver, smtpclient), read and written (rawsock)",
 		"daemons/smtp daemons/smtpd pkg/account pkg/activation pkg/daemon pkg/dns pkg/dns/dnstest pkg/ipc pkg/ipc/ipctest pkg/mailtest/probe pkg/rawsock pkg/smtpclient pkg/smtpserver", false},
@@ -103,10 +103,10 @@ var rules = []rule{
 	{"posthouse/pkg/cli posthouse/pkg/mailq", "for people", "daemons/commands/posthouse daemons/commands/sendmail", false},
 	{"posthouse/pkg/dns", "has a network", "daemons/dns daemons/smtp", false},
 	{"posthouse/pkg/dns/dnstest", "lies", "pkg/mailtest/probe", false},
-	{"posthouse/pkg/durable", "who acknowledges what it has written: the queue, the mail store", "daemons/cleanup daemons/virtual", false},
+	{"posthouse/pkg/durable", "who acknowledges what it has written: the queue, mailboxes", "daemons/cleanup daemons/deliver/internal/user daemons/virtual", false},
 	{"posthouse/pkg/header", "who completes messages", "daemons/cleanup daemons/commands/sendmail", false},
 	{"posthouse/pkg/maildrop", "who drops, and who takes it", "daemons/commands/sendmail daemons/pickup", false},
-	{"posthouse/pkg/mailbox", "the mail store has one owner", "daemons/virtual", false},
+	{"posthouse/pkg/mailbox", "mailboxes have one owner: of virtual users, and each user", "daemons/deliver/internal/user daemons/virtual", false},
 	{"posthouse/pkg/queue", "writes incoming/ (cleanup), owns (qmgr), lists (showq); all others get descriptors", "daemons/cleanup daemons/qmgr daemons/showq", false},
 	{"posthouse/pkg/smtpclient", "has a network", "daemons/smtp", false},
 	{"posthouse/pkg/smtpserver", "faces the network; sendmail: -bs", "daemons/commands/sendmail daemons/smtpd", false},
@@ -121,6 +121,7 @@ type socket struct{ program, protocol string }
 var sockets = map[string]socket{
 	"private/bounce":    {"daemons/bounce", "bounce"},
 	"private/cleanup":   {"daemons/cleanup", "cleanup"},
+	"private/deliver":   {"daemons/deliver", "deliver"},
 	"private/dns":       {"daemons/dns", "resolve"},
 	"private/local":     {"daemons/local", "delivery"},
 	"private/recipient": {"daemons/local", "recipient"},
@@ -145,6 +146,7 @@ var programs = map[string]program{
 	"daemons/cleanup":            {"cleanup", "arrival rewrite", false},
 	"daemons/commands/posthouse": {"", "queuectl showq", false},
 	"daemons/commands/sendmail":  {"", "cleanup queuectl rewrite showq", false},
+	"daemons/deliver":            {"deliver", "", false},
 	"daemons/dns":                {"dns", "", true},
 	"daemons/local":              {"local", "cleanup deliver", false},
 	"daemons/pickup":             {"pickup", "cleanup", false},

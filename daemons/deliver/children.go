@@ -1,0 +1,274 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"posthouse/daemons/deliver/internal/user"
+	"posthouse/pkg/dsn"
+	"posthouse/pkg/ipc"
+)
+
+// Bounds of children. They count until they have ended, which one that its user
+// has stopped does not do: it takes places of that user.
+const (
+	maxChildren = 100
+	maxOfUser   = 8
+	maxOfSpool  = 1 // a mailbox takes one message at a time; who waits for a lock polls
+	// keepTime is how long a child is kept for more of its user's mail.
+	keepTime = 2 * time.Second
+)
+
+// identity is who a child is.
+type identity struct {
+	user     user.User
+	uid, gid uint32
+	groups   []uint32
+}
+
+func (id *identity) key() string {
+	return fmt.Sprintf("%q %d %d %d", id.user.Args(), id.uid, id.gid, id.groups)
+}
+
+// place is what children of one identity share: its bound does not depend on
+// what else the database of users says.
+type place struct {
+	uid   uint32
+	class user.Class
+}
+
+func (p place) most() int {
+	if p.class == user.ForSpool {
+		return maxOfSpool
+	}
+	return maxOfUser
+}
+
+// process is a child that runs.
+type process struct {
+	conn *ipc.Conn
+	wait func() error // returns when it has ended
+}
+
+// kid is a child in the pool.
+type kid struct {
+	conn  *ipc.Conn
+	key   string
+	left  atomic.Bool // it has been told to end
+	timer *time.Timer // while it is idle
+}
+
+// leave tells the child to come to an end with what it does.
+func (k *kid) leave() {
+	if !k.left.Swap(true) {
+		_ = k.conn.CloseWrite() // what fails here the answer meets, too
+	}
+}
+
+// pool keeps children for a while, and bounds them.
+type pool struct {
+	start func(*identity) (process, error)
+
+	mu      sync.Mutex
+	idle    []*kid // oldest first
+	running map[place]int
+	all     int
+	changed chan struct{} // closed when a child has ended or is idle
+}
+
+func newPool(start func(*identity) (process, error)) *pool {
+	return &pool{start: start, running: make(map[place]int), changed: make(chan struct{})}
+}
+
+// get returns a child that is id and has nothing to do.
+func (p *pool) get(ctx context.Context, id *identity) (*kid, error) {
+	at, key := place{id.uid, id.user.Class}, id.key()
+	for {
+		k, room, changed := p.take(at, key)
+		if k != nil {
+			return k, nil
+		}
+		if room {
+			return p.begin(id, at, key)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, dsn.Errorf("4.3.2", "too much is being delivered for %s, or at all", id.user.Name)
+		case <-changed:
+		}
+	}
+}
+
+// take returns an idle child, or whether there is room for a new one, which is
+// then taken.
+func (p *pool) take(at place, key string) (k *kid, room bool, changed <-chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i := len(p.idle) - 1; i >= 0; i-- {
+		if p.idle[i].key == key && !p.idle[i].left.Load() {
+			return p.remove(i), false, nil
+		}
+	}
+	if p.running[at] < at.most() && p.all < maxChildren {
+		p.running[at]++
+		p.all++
+		return nil, true, nil
+	}
+	if len(p.idle) > 0 { // it makes room when it has ended
+		_ = p.remove(0).conn.Close()
+	}
+	return nil, false, p.changed
+}
+
+// remove takes an idle child out. p.mu is held.
+func (p *pool) remove(i int) *kid {
+	k := p.idle[i]
+	p.idle = append(p.idle[:i], p.idle[i+1:]...)
+	k.timer.Stop()
+	return k
+}
+
+func (p *pool) begin(id *identity, at place, key string) (*kid, error) {
+	proc, err := p.start(id)
+	if err != nil {
+		p.ended(at)
+		return nil, fmt.Errorf("cannot start a process of %s: %w", id.user.Name, err)
+	}
+	go func() {
+		_ = proc.wait() // who waits for its answer says what there is to say
+		p.ended(at)
+	}()
+	return &kid{conn: proc.conn, key: key}, nil
+}
+
+func (p *pool) ended(at place) {
+	p.mu.Lock()
+	if p.all--; p.running[at] == 1 {
+		delete(p.running, at)
+	} else {
+		p.running[at]--
+	}
+	p.signal()
+	p.mu.Unlock()
+}
+
+// signal wakes who waits for a child. p.mu is held.
+func (p *pool) signal() {
+	close(p.changed)
+	p.changed = make(chan struct{})
+}
+
+// put gives back a child that has answered.
+func (p *pool) put(k *kid) {
+	if k.left.Load() {
+		p.drop(k)
+		return
+	}
+	p.mu.Lock()
+	k.timer = time.AfterFunc(keepTime, func() { p.expire(k) })
+	p.idle = append(p.idle, k)
+	p.signal()
+	p.mu.Unlock()
+}
+
+// drop has a child end that is not idle.
+func (p *pool) drop(k *kid) { _ = k.conn.Close() }
+
+func (p *pool) expire(k *kid) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i := range p.idle {
+		if p.idle[i] == k {
+			p.drop(p.remove(i))
+			return
+		}
+	}
+}
+
+// close has all idle children end.
+func (p *pool) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for len(p.idle) > 0 {
+		p.drop(p.remove(0))
+	}
+}
+
+// newStarter returns what starts children. It does so from one thread, whose
+// capabilities no program that is started inherits: they hold until it has become
+// the user, and end there.
+func newStarter() (func(*identity) (process, error), error) {
+	type job struct {
+		id   *identity
+		done chan<- error
+		proc *process
+	}
+	jobs, ready := make(chan job), make(chan error)
+	go func() {
+		runtime.LockOSThread() // for good
+		ready <- keepCapabilities()
+		for j := range jobs {
+			var err error
+			cred := &syscall.Credential{Uid: j.id.uid, Gid: j.id.gid, Groups: j.id.groups}
+			*j.proc, err = startAs(j.id, cred)
+			j.done <- err
+		}
+	}()
+	if err := <-ready; err != nil {
+		return nil, fmt.Errorf("capabilities: %w", err)
+	}
+	return func(id *identity) (process, error) {
+		done, proc := make(chan error), process{}
+		jobs <- job{id, done, &proc}
+		err := <-done
+		return proc, err
+	}, nil
+}
+
+// keepCapabilities keeps those of this thread from what it starts: a program
+// that is no set-uid one has what is ambient, which has to be inheritable.
+func keepCapabilities() error {
+	var data [2]unix.CapUserData
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
+		return err
+	}
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		return err
+	}
+	data[0].Inheritable, data[1].Inheritable = 0, 0
+	return unix.Capset(&hdr, &data[0])
+}
+
+// startAs starts this program again. There is no Pdeathsig: the kernel would
+// want a right to signal the user for it. The end of the socket tells the child.
+func startAs(id *identity, cred *syscall.Credential) (process, error) {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return process{}, err
+	}
+	defer null.Close() // nothing is written
+	conn, theirs, err := ipc.Pair()
+	if err != nil {
+		return process{}, err
+	}
+	p, err := os.StartProcess("/proc/self/exe", append([]string{"deliver", child}, id.user.Args()...), &os.ProcAttr{
+		Dir:   "/",
+		Env:   []string{},
+		Files: []*os.File{null, null, null, theirs},
+		Sys:   &syscall.SysProcAttr{Credential: cred, Setpgid: true},
+	})
+	if err := errors.Join(err, theirs.Close()); err != nil {
+		return process{}, errors.Join(err, conn.Close())
+	}
+	return process{conn, func() error { _, err := p.Wait(); return err }}, nil
+}

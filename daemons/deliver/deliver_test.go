@@ -1,0 +1,383 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"posthouse/daemons/deliver/internal/user"
+	"posthouse/pkg/account"
+	"posthouse/pkg/dsn"
+	"posthouse/pkg/ipc"
+	"posthouse/pkg/ipc/ipctest"
+	"posthouse/pkg/maillog"
+	"posthouse/pkg/protocol/deliver"
+)
+
+// strict is the user whose child checks how it is confined, as all do that are
+// not for a test.
+const strict = "strict"
+
+// TestMain lets this program be a child, too. What the sandbox gives is not there
+// in a test.
+func TestMain(m *testing.M) {
+	if len(os.Args) != 6 || os.Args[1] != child {
+		os.Exit(m.Run())
+	}
+	if os.Args[3] == strict {
+		main()
+		return
+	}
+	syscall.CloseOnExec(user.Socket)
+	c, err := ipc.FromFile(os.NewFile(user.Socket, "deliver"))
+	if err == nil {
+		err = user.New(user.Class(os.Args[2]), os.Args[3], os.Args[4], os.Args[5]).Serve(c, nil)
+	}
+	if err != nil {
+		os.Exit(1)
+	}
+}
+
+// account of a test: another user where the test may become one.
+func someone(t *testing.T, name string) *account.Account {
+	t.Helper()
+	dir := t.TempDir()
+	a := &account.Account{Name: name, UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), Home: dir + "/home"}
+	err := errors.Join(os.Mkdir(a.Home, 0o700), os.Mkdir(dir+"/mail", 0o700))
+	if os.Getuid() == 0 {
+		a.UID, a.GID, a.Groups = 54321, 54322, []uint32{54323}
+		err = errors.Join(err, os.Chmod(filepath.Dir(dir), 0o711), os.Chmod(dir, 0o711), os.Chown(a.Home, 54321, 54322),
+			os.Chown(dir+"/mail", 0, 54324), os.Chmod(dir+"/mail", 0o770|os.ModeSetgid))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// serve returns a client of a deliver that knows one account.
+func serve(t *testing.T, a *account.Account) *deliver.Client {
+	t.Helper()
+	start, err := newStarter()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if os.Getuid() != 0 {
+		start = func(id *identity) (process, error) { return startAs(id, nil) }
+	}
+	s := newService(maillog.New("deliver"), newPool(start))
+	s.lookup = func(_ context.Context, name string) (*account.Account, error) {
+		if name != a.Name {
+			return nil, account.ErrNone
+		}
+		return a, nil
+	}
+	s.self, s.spool = 54320, filepath.Dir(a.Home)+"/mail"
+	t.Cleanup(s.pool.close)
+	return deliver.NewClient(ipctest.Serve(t, deliver.Protocol, func(c *ipc.Conn, msg []byte, file *os.File) error {
+		return s.handle(t.Context(), c, msg, file)
+	}))
+}
+
+func ask(t *testing.T, c *deliver.Client, r *deliver.Request) deliver.Reply {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "message")
+	if err := os.WriteFile(file, []byte("Subject: x\r\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	r.Length = 12
+	reply, err := c.Do(t.Context(), r, f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return reply
+}
+
+func about(kind deliver.Kind, name string) *deliver.Request {
+	return &deliver.Request{Head: deliver.Head{Kind: kind, User: name}, Arrival: time.Now()}
+}
+
+func command(text string) *deliver.Request {
+	r := about(deliver.Command, "alice")
+	r.Command = text
+	return r
+}
+
+// A child is the user, with its groups, and none of our rights.
+func TestChildIsTheUser(t *testing.T) {
+	a := someone(t, "alice")
+	c := serve(t, a)
+	if got := ask(t, c, command("cat /proc/self/status >status; echo $PPID >parent")); got.Status.Class() != dsn.Success {
+		t.Fatalf("%+v", got)
+	}
+	b, err := os.ReadFile(a.Home + "/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	has := func(key, want string) {
+		for line := range strings.Lines(string(b)) {
+			if f := strings.Fields(line); f[0] == key+":" {
+				if got := strings.Join(f[1:], " "); got != want {
+					t.Errorf("%s %s, not %s", key, got, want)
+				}
+				return
+			}
+		}
+		t.Errorf("no %s", key)
+	}
+	has("Uid", strings.TrimSpace(strings.Repeat(fmt.Sprint(a.UID, " "), 4)))
+	has("Gid", strings.TrimSpace(strings.Repeat(fmt.Sprint(a.GID, " "), 4)))
+	if os.Getuid() == 0 {
+		has("Groups", "54323")
+		for _, set := range []string{"CapInh", "CapPrm", "CapEff", "CapAmb"} {
+			has(set, "0000000000000000")
+		}
+	}
+	// The next one finds it still there; one of another class has a child of its own.
+	parent := func() string {
+		p, err := os.ReadFile(a.Home + "/parent")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(p)
+	}
+	first := parent()
+	if got := ask(t, c, command("echo $PPID >again; cmp again parent")); got.Status.Class() != dsn.Success {
+		// It is right for a machine on which this takes two seconds.
+		t.Logf("not the same child: %+v, %s", got, first)
+	}
+}
+
+func TestSpoolHasItsGroupOnly(t *testing.T) {
+	a := someone(t, "alice")
+	r := about(deliver.Spool, "alice")
+	r.Path = filepath.Dir(a.Home) + "/mail"
+	if got := ask(t, serve(t, a), r); got.Status.Class() != dsn.Success {
+		t.Fatalf("%+v", got)
+	}
+	info, err := os.Stat(r.Path + "/alice")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st := info.Sys().(*syscall.Stat_t); st.Uid != a.UID || os.Getuid() == 0 && st.Gid != 54324 || info.Mode() != 0o600 {
+		t.Errorf("%v of %d:%d", info.Mode(), st.Uid, st.Gid)
+	}
+}
+
+// What is not confined does nothing.
+func TestUnconfinedChild(t *testing.T) {
+	a := someone(t, strict)
+	r := about(deliver.Command, strict)
+	r.Command = "echo >ran"
+	if got := ask(t, serve(t, a), r); got.Status.String() != "4.3.5" || !strings.Contains(got.Text, strict) {
+		t.Errorf("%+v", got)
+	}
+	if _, err := os.Stat(a.Home + "/ran"); err == nil {
+		t.Error("it has run")
+	}
+}
+
+// A child that dies has deferred, and the next request has another one.
+func TestChildDies(t *testing.T) {
+	c := serve(t, someone(t, "alice"))
+	for range 2 * maxOfUser {
+		if got := ask(t, c, command("kill -KILL $PPID; sleep 1000")); got.Status.String() != "4.3.0" {
+			t.Errorf("%+v", got)
+		}
+	}
+	if got := ask(t, c, command("true")); got.Status.Class() != dsn.Success {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestIdentify(t *testing.T) {
+	dir := t.TempDir()
+	group, err := groupOf(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var spoolGroups []uint32
+	if group != 0 {
+		spoolGroups = []uint32{group}
+	}
+	s := &service{self: 900, spool: dir}
+	for _, tt := range []struct {
+		account  account.Account
+		kind     deliver.Kind
+		uid, gid uint32
+		groups   []uint32 // nil where it is refused, or none
+		refused  string
+	}{
+		{account.Account{Name: "alice", UID: 1000, GID: 1001, Groups: []uint32{0, 4, 27}}, deliver.Command, 1000, 1001, []uint32{4, 27}, ""},
+		{account.Account{Name: "alice", UID: 1000, GID: 1001, Groups: []uint32{0, 4, 27}}, deliver.Forward, 1000, 1001, []uint32{4, 27}, ""},
+		{account.Account{Name: "alice", UID: 1000, GID: 1001, Groups: []uint32{4, 27}}, deliver.Spool, 1000, 1001, spoolGroups, ""},
+		{account.Account{Name: "nobody", UID: 65534, GID: 65534}, deliver.Command, 65534, 65534, nil, ""},
+		{account.Account{Name: "www-data", UID: 33, GID: 33}, deliver.Spool, 33, 33, spoolGroups, ""},
+		{account.Account{Name: "root"}, deliver.Spool, 900, 900, spoolGroups, ""},
+		{account.Account{Name: "root"}, deliver.Forward, 0, 0, nil, "as root"},
+		{account.Account{Name: "root"}, deliver.Mailbox, 0, 0, nil, "as root"},
+		{account.Account{Name: "toor", GID: 5}, deliver.Command, 0, 0, nil, "as root"},
+		{account.Account{Name: "sync", UID: 4}, deliver.Command, 0, 0, nil, "group of root"},
+		{account.Account{Name: "sync", UID: 4}, deliver.Spool, 0, 0, nil, "group of root"},
+		{account.Account{Name: "_ph-qmgr", UID: 901, GID: 901}, deliver.Command, 0, 0, nil, "mail system"},
+		{account.Account{Name: "_ph-qmgr", UID: 901, GID: 901}, deliver.Spool, 0, 0, nil, "mail system"},
+		{account.Account{Name: "other", UID: 900, GID: 901}, deliver.Forward, 0, 0, nil, "mail system"},
+	} {
+		s.lookup = func(context.Context, string) (*account.Account, error) { return &tt.account, nil }
+		id, err := s.identify(t.Context(), deliver.Head{Kind: tt.kind, User: tt.account.Name})
+		if tt.refused != "" {
+			if id != nil || err == nil || !strings.Contains(err.Error(), tt.refused) || dsn.Of(err).Status.Class() != dsn.Transient {
+				t.Errorf("%+v, kind %d: %+v, %v", tt.account, tt.kind, id, err)
+			}
+			continue
+		}
+		if err != nil || id.uid != tt.uid || id.gid != tt.gid || !slices.Equal(id.groups, tt.groups) {
+			t.Errorf("%+v, kind %d: %+v, %v", tt.account, tt.kind, id, err)
+		}
+	}
+	for _, trouble := range []error{account.ErrNone, errors.New("a time-out")} {
+		s.lookup = func(context.Context, string) (*account.Account, error) { return nil, trouble }
+		if id, err := s.identify(t.Context(), deliver.Head{Kind: deliver.Spool, User: "x"}); id != nil || dsn.Of(err).Status.Class() != dsn.Transient {
+			t.Errorf("%v: %+v, %v", trouble, id, err)
+		}
+	}
+}
+
+// fakeChildren counts children that end when they are told to.
+type fakeChildren struct {
+	t       *testing.T
+	mu      sync.Mutex
+	running int
+	most    int
+}
+
+func (f *fakeChildren) start(*identity) (process, error) {
+	ours, theirs := ipctest.Pair(f.t)
+	f.mu.Lock()
+	f.running++
+	f.most = max(f.most, f.running)
+	f.mu.Unlock()
+	return process{ours, func() error {
+		_, err := theirs.Receive(1)
+		f.mu.Lock()
+		f.running--
+		f.mu.Unlock()
+		return errors.Join(err, theirs.Close())
+	}}, nil
+}
+
+func alice(class user.Class, uid uint32) *identity {
+	return &identity{user: user.User{Class: class, Name: "alice", Home: "/"}, uid: uid}
+}
+
+func TestPoolBounds(t *testing.T) {
+	for class, most := range map[user.Class]int{user.ForUser: maxOfUser, user.ForSpool: maxOfSpool} {
+		f := &fakeChildren{t: t}
+		p := newPool(f.start)
+		var got []*kid
+		for range most {
+			k, err := p.get(t.Context(), alice(class, 1))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, k)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if k, err := p.get(ctx, alice(class, 1)); err == nil || dsn.Of(err).Status.Class() != dsn.Transient {
+			t.Errorf("%s: one more: %v, %v", class, k, err)
+		}
+		// One that has ended, or is given back, makes room for who waits.
+		for _, free := range []func(*kid){p.drop, p.put} {
+			done := make(chan *kid)
+			go func() {
+				k, err := p.get(t.Context(), alice(class, 1))
+				if err != nil {
+					t.Error(err)
+				}
+				done <- k
+			}()
+			free(got[0])
+			got[0] = <-done
+		}
+		for _, k := range got {
+			p.put(k)
+		}
+		p.close()
+	}
+}
+
+// Idle children of others make room.
+func TestPoolIsFull(t *testing.T) {
+	f := &fakeChildren{t: t}
+	p := newPool(f.start)
+	for uid := range uint32(3 * maxChildren) {
+		k, err := p.get(t.Context(), alice(user.ForUser, uid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.put(k)
+	}
+	p.close()
+	if f.most > maxChildren {
+		t.Errorf("%d children", f.most)
+	}
+}
+
+// A child is for one identity: a change of the account has another one.
+func TestPoolKeepsApart(t *testing.T) {
+	f := &fakeChildren{t: t}
+	p := newPool(f.start)
+	first := alice(user.ForUser, 1)
+	k, err := p.get(t.Context(), first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.put(k)
+	for what, id := range map[string]*identity{
+		"uid":    alice(user.ForUser, 2),
+		"class":  alice(user.ForSpool, 1),
+		"groups": {user: first.user, uid: 1, groups: []uint32{5}},
+		"gid":    {user: first.user, uid: 1, gid: 5},
+		"home":   {user: user.User{Class: user.ForUser, Name: "alice", Home: "/home"}, uid: 1},
+		"shell":  {user: user.User{Class: user.ForUser, Name: "alice", Home: "/", Shell: "/"}, uid: 1},
+	} {
+		other, err := p.get(t.Context(), id)
+		if err != nil || other == k {
+			t.Errorf("another %s has the same child; %v", what, err)
+		}
+		p.drop(other)
+	}
+	if again, _, _ := p.take(place{1, user.ForUser}, first.key()); again != nil && again != k { // it may have been idle for too long
+		t.Error("not the child that was given back")
+	}
+	p.close()
+}
+
+// One that has been told to end is not used again.
+func TestLeave(t *testing.T) {
+	f := &fakeChildren{t: t}
+	p := newPool(f.start)
+	k, err := p.get(t.Context(), alice(user.ForUser, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.leave()
+	p.put(k)
+	if len(p.idle) != 0 {
+		t.Error("it is kept")
+	}
+}

@@ -1,0 +1,138 @@
+package user
+
+import (
+	"errors"
+	"io"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/iotest"
+	"time"
+
+	"posthouse/pkg/dsn"
+	"posthouse/pkg/protocol/deliver"
+)
+
+func TestCommand(t *testing.T) {
+	if err := os.Setenv("PATH", searchPath); err != nil {
+		t.Fatal(err)
+	}
+	for fd := 3; fd < 1024; fd++ { // of whoever runs the test
+		syscall.CloseOnExec(fd)
+	}
+	u := self(t, ForUser)
+	d := serve(t, u, nil)
+	for _, tt := range []struct{ command, status, text string }{
+		{"cat", "2.0.0", "delivered to command: cat"},
+		{"exit 0", "2.0.0", "delivered to command: exit 0"},
+		{"true --with=options /and/files", "2.0.0", ""},
+		{"cat >message; pwd >dir; env >env; ls -l /proc/self/fd/ >fds", "2.0.0", ""},
+		{"exit 75", "4.3.0", `command died with status 75: "exit 75"`},
+		{"exit 71", "4.3.0", ""},
+		{"exit 67", "5.1.1", ""}, {"exit 68", "5.1.2", ""}, {"exit 73", "5.2.0", ""}, {"exit 78", "5.3.5", ""},
+		{"exit 76", "5.5.0", ""}, {"exit 65", "5.6.0", ""}, {"exit 77", "5.7.0", ""}, {"exit 64", "5.3.0", ""},
+		{"exit 1", "5.3.0", ""}, {"exit 255", "5.3.0", ""},
+		{"false", "5.3.0", ""},
+		{"echo 5.1.6 has moved; exit 75", "5.1.6", `command died with status 75: "echo 5.1.6 has moved; exit 75". Command output: has moved`},
+		{"echo 4.7.1 wait >&2; exit 1", "4.7.1", ""},
+		{"echo 2.0.0 fine; exit 1", "5.3.0", ""},
+		{"echo 5.1.6 no; exit 0", "2.0.0", ""},
+		{"echo 'two\nlines'; exit 1", "5.3.0", ""},
+		{"kill -TERM $$", "4.3.0", ""}, {"kill -KILL $$", "4.3.0", ""},
+		{"no-such-command", "5.3.0", ""},
+		{"/no/such/command", "5.3.0", ""},
+		{" ", "2.0.0", ""}, // as the shell has it
+		{"yes 2>/dev/null | head -c 1000000; exit 1", "5.3.0", ""},
+		{"sleep 1000 & exit 0", "2.0.0", ""}, // holds the output open
+	} {
+		r := request(deliver.Command)
+		r.Command = tt.command
+		r.Env = []string{"SENDER=s@example.org", "HOME=/tmp", "EMPTY="}
+		got := d.ask(r)
+		if got.Status.String() != tt.status || tt.text != "" && got.Text != tt.text || got.Found {
+			t.Errorf("%s: %+v", tt.command, got)
+		}
+	}
+	if got, want := read(t, u.Home, "message"), prefix+"Subject: x\n\nFrom here\n"; got != want {
+		t.Errorf("message %q, want %q", got, want)
+	}
+	if got := read(t, u.Home, "dir"); got != u.Home+"\n" {
+		t.Errorf("directory %q", got)
+	}
+	env := strings.Split(strings.TrimSpace(read(t, u.Home, "env")), "\n")
+	for _, v := range []string{"SENDER=s@example.org", "EMPTY=", "HOME=" + u.Home, "USER=alice", "LOGNAME=alice", "SHELL=/bin/sh", "PATH=" + searchPath} {
+		if !strings.Contains("\n"+strings.Join(env, "\n")+"\n", "\n"+v+"\n") {
+			t.Errorf("environment %q lacks %s", env, v)
+		}
+	}
+	if len(env) > 9 { // and PWD, and _ of some shells
+		t.Errorf("environment %q", env)
+	}
+	// 0, 1, 2, and that of ls itself.
+	if got := read(t, u.Home, "fds"); strings.Count(got, "->") != 4 {
+		t.Errorf("descriptors:\n%s", got)
+	}
+}
+
+func TestEnvironment(t *testing.T) {
+	d := serve(t, self(t, ForUser), nil)
+	for _, v := range []string{"", "X", "=x", "1X=x", "A B=x", "X=a\nb", "X=\x1b[0m", "BASH_FUNC_x%%=() { :; }"} {
+		r := request(deliver.Command)
+		r.Command, r.Env = "cat >ran", []string{v}
+		if got := d.ask(r); got.Status.Class() != dsn.Transient {
+			t.Errorf("%q: %+v", v, got)
+		}
+	}
+	u := self(t, ForUser)
+	u.Home = "/nonexistent"
+	r := request(deliver.Command)
+	r.Command = "test `pwd` = /"
+	if got := serve(t, u, nil).ask(r); got.Status.Class() != dsn.Success {
+		t.Errorf("no home: %+v", got)
+	}
+}
+
+// A command that takes too long ends, with all that it has started in its group.
+func TestCommandTimeLimit(t *testing.T) {
+	u := self(t, ForUser)
+	d := serve(t, u, nil)
+	// The FIFO of who holds it open ends with the last of them.
+	r := request(deliver.Command)
+	r.Command, r.Timeout = "mkfifo fifo; (sleep 1000; true) 3<>fifo & echo begun >begun; sleep 1000; true", 100*time.Millisecond
+	for {
+		got := d.ask(r)
+		if got.Status.String() != "5.3.0" || !strings.Contains(got.Text, "time limit") {
+			t.Fatalf("%+v", got)
+		}
+		if _, err := os.Stat(u.Home + "/begun"); err == nil {
+			break
+		}
+		r.Timeout *= 2
+	}
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		f, err := os.OpenFile(u.Home+"/fifo", os.O_WRONLY|syscall.O_NONBLOCK, 0) // ENXIO where nobody has it open
+		if err != nil {
+			break
+		}
+		f.Close()
+		if time.Now().After(end) {
+			t.Fatal("something that the command has started still runs")
+		}
+	}
+}
+
+// A command does not get half a message for a whole one.
+func TestMessageCannotBeRead(t *testing.T) {
+	u := self(t, ForUser)
+	r := request(deliver.Command)
+	r.Command = "cat >message && echo whole >whole"
+	content := io.MultiReader(strings.NewReader(strings.Repeat("x", 100_000)), iotest.ErrReader(errors.New("EIO")))
+	_, err := u.command(t.Context(), r, content)
+	if dsn.Of(err).Status.Class() != dsn.Transient || err == nil {
+		t.Errorf("%v", err)
+	}
+	if _, err := os.Stat(u.Home + "/whole"); err == nil {
+		t.Error("the command has seen an end")
+	}
+}

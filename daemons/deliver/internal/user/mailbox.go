@@ -1,0 +1,93 @@
+package user
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"posthouse/pkg/dsn"
+	"posthouse/pkg/mailbox"
+	"posthouse/pkg/protocol/deliver"
+)
+
+// spool appends to the user's mailbox in the spool of mailboxes.
+func (u *User) spool(r *deliver.Request, content io.Reader) (string, error) {
+	if !filepath.IsAbs(r.Path) {
+		return "", dsn.Errorf("4.3.5", "spool of mailboxes: %.100q is no absolute path", r.Path)
+	}
+	dir, err := os.Open(r.Path)
+	if err != nil {
+		return "", dsn.Errorf("4.2.0", "spool of mailboxes: %v", err)
+	}
+	defer dir.Close() // read-only
+	b := mailbox.Mbox{Dir: dir, Name: u.Name, Owner: u.uid, Limit: r.Limit, Sync: u.sync}
+	if err := b.Append(r.From, r.Arrival.Local(), r.Prefix, content); err != nil {
+		return "", err
+	}
+	return "delivered to mailbox", nil
+}
+
+// devNull is what aliases name to throw mail away.
+const devNull = "/dev/null"
+
+// mailbox appends to a file of the user, or delivers to a Maildir.
+func (u *User) mailbox(r *deliver.Request, content io.Reader) (string, error) {
+	path, isDir := r.Path, strings.HasSuffix(r.Path, "/")
+	if path == devNull {
+		return "delivered to file: " + devNull, nil
+	}
+	if !filepath.IsAbs(path) {
+		// Never made: it may be one that is not mounted now.
+		if info, err := os.Stat(u.Home); err != nil {
+			return "", dsn.Errorf("4.2.0", "home directory: %v", err)
+		} else if !info.IsDir() {
+			return "", dsn.Errorf("4.2.0", "home directory: %s is no directory", u.Home)
+		}
+		path = filepath.Join(u.Home, path)
+	}
+	path = filepath.Clean(path)
+	if isDir {
+		return "delivered to maildir", u.maildir(path, r, content)
+	}
+	return "delivered to file: " + path, u.file(path, r, content)
+}
+
+// maildir delivers to the Maildir at path, which is made where it is missing.
+// Links above it are followed: they can lead to what the user has only.
+func (u *User) maildir(path string, r *deliver.Request, content io.Reader) error {
+	if err := mailbox.MakeDirs(path); err != nil {
+		return dsn.Errorf("4.2.0", "maildir delivery failed: %v", err)
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	m, err := mailbox.Open(path, host, u.sync)
+	if err != nil {
+		return dsn.Errorf("4.2.0", "maildir delivery failed: %v", err)
+	}
+	err = m.Deliver(nil, r.Prefix, content)
+	_ = m.Close() // a directory
+	var e *dsn.Error
+	if errors.As(err, &e) { // a typed nil would be an error
+		return &dsn.Error{Status: e.Status, Text: fmt.Sprintf("%s: %s", path, e.Text)}
+	}
+	return err
+}
+
+// file appends to the mailbox file at path.
+func (u *User) file(path string, r *deliver.Request, content io.Reader) error {
+	if path == "/" {
+		return dsn.Errorf("4.3.5", "/ is no mailbox")
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return dsn.Errorf("4.2.0", "mailbox delivery failed: %v", err)
+	}
+	defer dir.Close() // read-only
+	b := mailbox.Mbox{Dir: dir, Name: filepath.Base(path), Owner: u.uid, Limit: r.Limit, Sync: u.sync, MayLack: true}
+	return b.Append(r.From, r.Arrival.Local(), r.Prefix, content)
+}
