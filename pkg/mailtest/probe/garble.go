@@ -21,6 +21,7 @@ import (
 	"posthouse/pkg/protocol/arrival"
 	"posthouse/pkg/protocol/bounce"
 	"posthouse/pkg/protocol/cleanup"
+	"posthouse/pkg/protocol/deliver"
 	"posthouse/pkg/protocol/delivery"
 	"posthouse/pkg/protocol/queuectl"
 	"posthouse/pkg/protocol/resolve"
@@ -55,6 +56,9 @@ func sample(socket string) (ipc.Protocol, *ipc.Message) {
 	case "smtp", "virtual":
 		(&delivery.Request{QueueID: id, Transport: "virtual", Sender: alice, Length: 10, Recipients: []envelope.Recipient{rcpt}}).Encode(m)
 		return delivery.Protocol, m
+	case "deliver":
+		(&deliver.Request{Head: deliver.Head{Kind: deliver.Forward, User: "nobody"}, Files: []string{".forward"}}).Encode(m)
+		return deliver.Protocol, m
 	case "queue":
 		queuectl.Request{Op: queuectl.Retry, IDs: []queueid.ID{id}}.Encode(m)
 		return queuectl.Protocol, m

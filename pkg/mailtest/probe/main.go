@@ -16,6 +16,7 @@
 //	probe submit SOCKET N FROM TO        the same with messages to pickup
 //	probe talk ADDRESS                   the dialogue of a script on standard input; see talk.go
 //	probe dns ADDRESS                    a name server that says what a script on standard input has it say; see dns.go
+//	probe deliver SOCKET FILE N WORKERS KIND USER ...   something done by a user; see deliver.go
 //	probe try PATH...                    what this process may not do; see try.go
 package main
 
@@ -75,6 +76,8 @@ func run(args []string) error {
 		return silent(number(args[0]), args[1:])
 	case "impostor":
 		return impostor(args[0])
+	case "deliver":
+		return deliverAs(args)
 	case "try":
 		return try(args)
 	default:

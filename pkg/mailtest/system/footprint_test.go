@@ -156,7 +156,7 @@ func wakeAll(t *testing.T, m *mailtest.Machine) map[string]memory {
 	for _, to := range []string{"alice@example.net", "x@sink.example", "x@dead.example"} { // the last is refused, and comes back
 		m.Run("smtp-source", "-f", "alice@example.net", "-t", to, "192.0.2.1:25")
 	}
-	m.RunInput([]byte("Subject: x\n\nx\n"), "sendmail", "-f", "s@example.org", "alice@example.net")
+	m.RunInput([]byte("Subject: x\n\nx\n"), "sendmail", "-f", "s@example.org", "alice@example.net", "root@mail.example.org")
 	m.Run("mailq")
 	emptyQueue(m, time.Minute)
 	if got := count(t, m, alice); got != 3 {

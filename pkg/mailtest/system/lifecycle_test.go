@@ -14,7 +14,7 @@ import (
 )
 
 // ours are all daemons, as daemons: in the configuration names them.
-var ours = []string{"bounce", "cleanup", "dns", "local", "pickup", "qmgr", "rewrite", "showq", "smtp", "smtpd", "virtual"}
+var ours = []string{"bounce", "cleanup", "deliver", "dns", "local", "pickup", "qmgr", "rewrite", "showq", "smtp", "smtpd", "virtual"}
 
 // Uses of a process, where it is to be renewed often.
 const (
