@@ -79,7 +79,7 @@ user, user@domain	An address. Without a domain it has the origin; one of this ma
 /file, /directory/	A mailbox file or, with a slash at its end, a Maildir, of the user nobody. /dev/null throws the message away.
 :include:/file	The addresses in a file, which everybody may read and not everybody may write. Commands and files in it are not allowed. The daemon sees files in /etc; for others give posthouse-local.service a drop-in with BindReadOnlyPaths=.
 
-Where there is an alias owner-NAME, mail for NAME goes out in the name of that, and it gets the bounces. postmaster and mailer-daemon are root where no alias says otherwise.
+Where there is an alias owner-NAME, mail for NAME goes out in the name of that, which gets the bounces of it. postmaster and mailer-daemon are root where no alias says otherwise.
 
 An account says in the file .forward, or .forward+extension, in its home directory where its mail goes: targets as above, but for :include:, on one or more lines; commands and files are used with its own rights. Who names himself keeps his mailbox. A file with a fault makes mail wait.`},
 	{Title: "ROUTES", Text: `A route is TRANSPORT:NEXTHOP.
