@@ -176,6 +176,8 @@ forwards: bob
 ghost: nosuch
 twice: bob, bob
 bar: |bad
+tag: tag+x
+both: far@away.example, bob
 `
 
 func newService(t testing.TB, m *machine, settings string) *service {
@@ -227,6 +229,7 @@ func TestWhatBecomesOfNames(t *testing.T) {
 		{"alice+news@example.org", "", "2.0.0", "<s@sender.example> to far@away.example"},
 		{"info@example.org", "", "2.0.0", "nobody | report x; nobody file /var/log/info"},
 		{"self@example.org", "", "5.1.1", "bob spool"},
+		{"tag@example.org", "", "5.1.1", ""},
 		{"dave@example.org", "", "2.0.0", "dave spool; <s@sender.example> to far@away.example"},
 		{"twice@example.org", "", "2.0.0", "bob spool"},
 		{"loop1@example.org", "", "5.4.6", "bob spool"},
@@ -361,6 +364,9 @@ func TestNewMessage(t *testing.T) {
 		t.Errorf("%+v", v.Outcomes)
 	}
 	if v := s.run(t.Context(), job(t, "alice+news@example.org")); v.Outcomes[0].RemoteMTA != "mail.example.org" {
+		t.Errorf("%+v", v.Outcomes)
+	}
+	if v := s.run(t.Context(), job(t, "both@example.org")); v.Outcomes[0].RemoteMTA != "" {
 		t.Errorf("%+v", v.Outcomes)
 	}
 	// A notification keeps its null reverse-path.
