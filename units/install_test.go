@@ -50,7 +50,7 @@ func TestUsersAndGroups(t *testing.T) {
 	slices.Sort(wantGroups)
 	same(t, "users", users, wantUsers)
 	same(t, "groups", groups, slices.Compact(wantGroups))
-	for _, l := range lines(t, "tmpfiles.d/posthouse.conf") {
+	for _, l := range slices.Concat(lines(t, "tmpfiles.d/posthouse.conf"), lines(t, "tmpfiles.d/posthouse-maildrop.conf")) {
 		if l[3] != "root" && !slices.Contains(users, l[3]) || l[4] != "root" && !slices.Contains(groups, l[4]) {
 			t.Errorf("tmpfiles.d: %q: unknown user or group", l)
 		}

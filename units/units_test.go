@@ -89,7 +89,7 @@ func TestMaildropFollowsItsSocket(t *testing.T) {
 		t.Errorf("%d path units", len(paths))
 	}
 	modes := map[string][]string{}
-	for _, l := range lines(t, "tmpfiles.d/posthouse.conf") {
+	for _, l := range lines(t, "tmpfiles.d/posthouse-maildrop.conf") {
 		modes[l[1]] = l[2:]
 	}
 	same(t, "who may reach the maildrop", modes[filepath.Dir(maildrop)], []string{"0700", "root", "root"})

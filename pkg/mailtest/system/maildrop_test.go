@@ -16,7 +16,7 @@ import (
 
 const (
 	dropDir  = "/var/spool/posthouse/maildrop/drop"
-	openFor  = "/etc/tmpfiles.d/maildrop.conf"
+	openFor  = "/etc/tmpfiles.d/posthouse-maildrop.conf"
 	mailFor  = "alice@example.net"
 	bobLocal = "bob"
 )
@@ -51,10 +51,15 @@ func cannot(t *testing.T, m *mailtest.Machine, user, script string) {
 	}
 }
 
-// openMaildrop says who may drop.
-func openMaildrop(m *mailtest.Machine, line string) {
-	m.WriteFile(openFor, "d /var/spool/posthouse/maildrop "+line+"\n", 0o644)
+// openMaildrop says who may drop; upgrades leave it at that.
+func openMaildrop(t *testing.T, m *mailtest.Machine, mode, group string) {
+	t.Helper()
+	m.WriteFile(openFor, "d /var/spool/posthouse/maildrop "+mode+" root "+group+"\nd "+dropDir+" 3733 _ph-pickup _ph-pickup\n", 0o644)
 	m.Run("systemd-tmpfiles", "--create")
+	m.Run("systemd-tmpfiles", "--create", "posthouse-maildrop.conf", "posthouse.conf") // as packages do
+	if got := m.Run("stat", "-c", "%a %G", "/var/spool/posthouse/maildrop"); got != strings.TrimPrefix(mode, "0")+" "+group+"\n" {
+		t.Errorf("who may drop: %s", got)
+	}
 }
 
 // subjects waits until nothing is in the maildrop, and takes what has arrived.
@@ -84,12 +89,12 @@ func TestMaildrop(t *testing.T) {
 			if r := sendAs(t, m, mallory, "closed"); r.Code != 75 || !strings.Contains(r.Stderr, "the mail system is off") {
 				t.Errorf("closed: %+v", r)
 			}
-			openMaildrop(m, "0710 root droppers")
+			openMaildrop(t, m, "0710", "droppers")
 			if r := sendAs(t, m, mallory, "no member"); r.Code != 75 {
 				t.Errorf("no member: %+v", r)
 			}
 			dropAs(t, m, bobLocal, "member")
-			openMaildrop(m, "0711 root root")
+			openMaildrop(t, m, "0711", "root")
 			hostileDrops(t, m)
 
 			m.Run("systemctl", "start", "posthouse.target")
@@ -182,7 +187,7 @@ func TestMaildropShared(t *testing.T) {
 	server := mailtest.Boot(t, mailtest.Options{Binds: binds})
 	server.WriteFile("/etc/posthouse/conf.d/test.yaml", conf, 0o644)
 	server.Run("posthouse", "user", "add", "--no-password", mailFor)
-	openMaildrop(server, "0711 root root")
+	openMaildrop(t, server, "0711", "root")
 	client := mailtest.Boot(t, mailtest.Options{Bare: true, Binds: binds, Hostname: "client.example.org"})
 	programs := t.TempDir()
 	server.CopyFrom("/usr/sbin/sendmail", programs)
