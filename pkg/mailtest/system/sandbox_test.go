@@ -101,7 +101,7 @@ func TestSandbox(t *testing.T) {
 				}
 			}
 			s.Run("systemctl", "unmask", "--runtime", "posthouse-pickup.path")
-			s.Script("find /var/spool/posthouse -type f -delete; systemctl start posthouse.target posthouse-smtpd.socket posthouse-submission.socket")
+			s.Script("find /var/spool/posthouse -mindepth 2 ! -path " + dropDir + " -delete; systemctl start posthouse.target posthouse-smtpd.socket posthouse-submission.socket")
 			for _, daemon := range s.daemons {
 				if daemon != "deliver" {
 					s.connects(daemon)
