@@ -70,5 +70,6 @@ func setup(d *daemon.Daemon) error {
 	}
 	s := newService(d.Log, newPool(start))
 	d.OnEnd(s.pool.close)
+	d.HandOff() // users' commands are slow
 	return d.IPC("ipc", deliver.Protocol, s.handle)
 }

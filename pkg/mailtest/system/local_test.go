@@ -184,18 +184,19 @@ func localTrouble(t *testing.T, m *mailtest.Machine) {
 	}
 }
 
-// slowCommand: while somebody's command takes its time, local may go for a new
-// process, and nobody else's mail waits.
+// slowCommand: while somebody's command takes its time, local and deliver may go
+// for new processes, and nobody else's mail waits.
 func slowCommand(t *testing.T, m *mailtest.Machine) {
 	t.Helper()
 	m.Script("mkfifo -m 666 /home/nobody/fifo")
 	m.RunInput([]byte("Subject: slow\n\nx\n"), "sendmail", "slow")
 	m.WaitFor("the command", time.Minute, func() bool { return m.Script("pgrep -u nobody cat || true") != "" })
-	old := m.Run("systemctl", "show", "-P", "MainPID", "posthouse-local.service")
-	m.Run("systemctl", "reload", "posthouse-local.service")
-	m.WaitFor("the successor", time.Minute, func() bool {
-		return m.Run("systemctl", "show", "-P", "MainPID", "posthouse-local.service") != old
-	})
+	for _, unit := range []string{"posthouse-deliver.service", "posthouse-local.service"} {
+		pid := func() string { return m.Run("systemctl", "show", "-P", "MainPID", unit) }
+		old := pid()
+		m.Run("systemctl", "reload", unit)
+		m.WaitFor("the successor of "+unit, time.Minute, func() bool { return pid() != old })
+	}
 	m.RunInput([]byte("Subject: meanwhile\n\nx\n"), "sendmail", "erin")
 	m.WaitFor("other mail", time.Minute, func() bool { return strings.Contains(m.ReadFile("/var/mail/erin"), "Subject: meanwhile\n") })
 	if out := m.Run("mailq"); !strings.Contains(out, "slow@example.org") {
