@@ -80,7 +80,7 @@ func serve(t *testing.T, a *account.Account) *deliver.Client {
 		}
 		return a, nil
 	}
-	s.self, s.spool = 54320, filepath.Dir(a.Home)+"/mail"
+	s.self, s.group, s.spool = 54320, 54325, filepath.Dir(a.Home)+"/mail"
 	t.Cleanup(s.pool.close)
 	return deliver.NewClient(ipctest.Serve(t, deliver.Protocol, func(c *ipc.Conn, msg []byte, file *os.File) error {
 		return s.handle(t.Context(), c, msg, file)
@@ -213,7 +213,7 @@ func TestIdentify(t *testing.T) {
 	if group != 0 {
 		spoolGroups = []uint32{group}
 	}
-	s := &service{self: 900, spool: dir}
+	s := &service{self: 900, group: 901, spool: dir}
 	for _, tt := range []struct {
 		account  account.Account
 		kind     deliver.Kind
@@ -226,7 +226,7 @@ func TestIdentify(t *testing.T) {
 		{account.Account{Name: "alice", UID: 1000, GID: 1001, Groups: []uint32{4, 27}}, deliver.Spool, 1000, 1001, spoolGroups, ""},
 		{account.Account{Name: "nobody", UID: 65534, GID: 65534}, deliver.Command, 65534, 65534, nil, ""},
 		{account.Account{Name: "www-data", UID: 33, GID: 33}, deliver.Spool, 33, 33, spoolGroups, ""},
-		{account.Account{Name: "root"}, deliver.Spool, 900, 900, spoolGroups, ""},
+		{account.Account{Name: "root"}, deliver.Spool, 900, 901, spoolGroups, ""},
 		{account.Account{Name: "root"}, deliver.Forward, 0, 0, nil, "as root"},
 		{account.Account{Name: "root"}, deliver.Mailbox, 0, 0, nil, "as root"},
 		{account.Account{Name: "toor", GID: 5}, deliver.Command, 0, 0, nil, "as root"},

@@ -37,11 +37,12 @@ type service struct {
 	pool   *pool
 	lookup func(context.Context, string) (*account.Account, error)
 	self   uint32 // the user of this process
+	group  uint32 // and its group, which need not have the same number
 	spool  string
 }
 
 func newService(log *maillog.Logger, p *pool) *service {
-	return &service{log: log, pool: p, lookup: account.Lookup, self: uint32(os.Getuid()), spool: spool}
+	return &service{log: log, pool: p, lookup: account.Lookup, self: uint32(os.Getuid()), group: uint32(os.Getgid()), spool: spool}
 }
 
 func (s *service) handle(ctx context.Context, c *ipc.Conn, msg []byte, file *os.File) error {
@@ -82,7 +83,7 @@ func (s *service) identify(ctx context.Context, h deliver.Head) (*identity, erro
 	case strings.HasPrefix(h.User, ours) || a.UID == s.self:
 		return nil, dsn.Errorf("4.3.5", "%s is a user of the mail system, and gets no mail", h.User)
 	case a.UID == 0 && h.Kind == deliver.Spool:
-		id.uid, id.gid = s.self, s.self // a file of its own group is made by the directory
+		id.uid, id.gid = s.self, s.group // a file of its own group is made by the directory
 	case a.UID == 0:
 		return nil, dsn.Errorf("4.3.5", "nothing is done as root; give %s an alias", h.User)
 	case a.GID == 0:
