@@ -112,14 +112,17 @@ func TestOne(t *testing.T) {
 	}
 }
 
-// commitDuringFlush has a first file flushed, and commits n more while that
-// flush runs; it returns their verdicts.
+// commitDuringFlush has as many files flushed as can be at once, and commits n
+// more while that lasts; it returns their verdicts.
 func commitDuringFlush(fs *fakeFS, how string, list []*os.File) []error {
 	fs.gate = make(chan chan struct{})
 	c := newCommitter(how, fs)
 	var wg sync.WaitGroup
-	wg.Go(func() { _ = c.Commit(new(os.File), new(os.File)) })
-	first := <-fs.gate
+	var first []chan struct{}
+	for range atOnce(how) {
+		wg.Go(func() { _ = c.Commit(new(os.File), new(os.File)) })
+		first = append(first, <-fs.gate)
+	}
 	errs := make([]error, len(list))
 	for i, f := range list {
 		wg.Go(func() { errs[i] = c.Commit(f, new(os.File)) })
@@ -129,7 +132,9 @@ func commitDuringFlush(fs *fakeFS, how string, list []*os.File) []error {
 		waiting = len(c.queues[fs.traitsOf.device].waiting)
 		c.mu.Unlock()
 	}
-	close(first)
+	for _, open := range first {
+		close(open)
+	}
 	done := make(chan struct{})
 	go func() {
 		wg.Wait()
@@ -145,7 +150,15 @@ func commitDuringFlush(fs *fakeFS, how string, list []*os.File) []error {
 	}
 }
 
-// TestBatch: while a flush runs, those who come wait for one more, all together.
+func atOnce(how string) int {
+	if how == "syncfs" {
+		return 1
+	}
+	return parallel
+}
+
+// TestBatch: while flushes run, those who come wait for the next: a few for one
+// each, many for one together.
 func TestBatch(t *testing.T) {
 	ext4 := traits{device: 1, namesWithData: true, batches: true}
 	for _, tt := range []struct {
@@ -154,10 +167,10 @@ func TestBatch(t *testing.T) {
 		n            int
 		whole, calls int
 	}{
-		{"auto", ext4, 1, 0, 2},
-		{"auto", ext4, smallBatch, 0, 1 + smallBatch},
-		{"auto", ext4, smallBatch + 1, 1, 2},
-		{"auto", ext4, 50, 1, 2},
+		{"auto", ext4, 1, 0, parallel + 1},
+		{"auto", ext4, parallel, 0, 2 * parallel},
+		{"auto", ext4, parallel + 1, 1, parallel + 1},
+		{"auto", ext4, 50, 1, parallel + 1},
 		{"syncfs", ext4, 1, 2, 2},
 		{"syncfs", traits{}, 50, 2, 2},
 	} {
@@ -197,7 +210,7 @@ func TestWrite(t *testing.T) {
 // TestBatchErrors: a failed syncfs is everybody's, a lost write is its file's.
 func TestBatchErrors(t *testing.T) {
 	ext4 := traits{device: 1, namesWithData: true, batches: true}
-	for _, err := range commitDuringFlush(&fakeFS{traitsOf: ext4, failAt: 2}, "auto", files(10)) {
+	for _, err := range commitDuringFlush(&fakeFS{traitsOf: ext4, failAt: parallel + 1}, "auto", files(10)) {
 		if !errors.Is(err, errDisk) {
 			t.Errorf("after a failed syncfs: %v", err)
 		}
@@ -209,13 +222,13 @@ func TestBatchErrors(t *testing.T) {
 		}
 	}
 	failed := 0
-	for _, err := range commitDuringFlush(&fakeFS{traitsOf: ext4, failAt: 2}, "auto", files(smallBatch)) {
+	for _, err := range commitDuringFlush(&fakeFS{traitsOf: ext4, failAt: parallel + 1}, "auto", files(parallel)) {
 		if err != nil {
 			failed++
 		}
 	}
 	if failed != 1 {
-		t.Errorf("%d of a small batch failed with one fsync", failed)
+		t.Errorf("%d failed with one fsync", failed)
 	}
 }
 
