@@ -179,6 +179,7 @@ func TestSystemdAnalyze(t *testing.T) {
 		write(filepath.Join(system, u+".target"), "[Unit]\nDescription="+u+"\n", 0o644)
 	}
 	write(filepath.Join(root, "bin/kill"), "", 0o755)
+	write(filepath.Join(root, "bin/sh"), "", 0o755) // deliver's
 	services := load(t, "service")
 	for _, u := range services {
 		write(filepath.Join(root, "libexec", u.program()), "", 0o755)

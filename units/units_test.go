@@ -198,6 +198,7 @@ func TestDeliver(t *testing.T) {
 		}
 		u.want(t, "User=_ph-deliver", "Group=_ph-deliver", "RootDirectory=", "ExecStart=/usr/lib/posthouse/root/libexec/deliver",
 			"SyslogIdentifier=posthouse/deliver", "UMask=0077", "KillMode=mixed",
+			`ExecStop=-/bin/sh -c '[ -z "$MAINPID" ] || { kill "$MAINPID" && exec tail --pid="$MAINPID" --sleep-interval=0.1 -f /dev/null; }'`,
 			"CapabilityBoundingSet=CAP_SETUID CAP_SETGID", "AmbientCapabilities=CAP_SETUID CAP_SETGID", "NoNewPrivileges=yes",
 			"ProtectSystem=strict", "ProtectHome=no", "PrivateTmp=yes", "PrivateDevices=yes", "DevicePolicy=closed", "PrivateIPC=yes",
 			"PrivateMounts=yes", "ProtectProc=invisible", "ProcSubset=pid", "ProtectHostname=yes", "ProtectClock=yes",

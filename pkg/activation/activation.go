@@ -24,11 +24,17 @@ type Sockets struct {
 	files map[string][]*os.File
 	asked map[string]bool // names that somebody serves
 	older *os.File        // see Successor
+	// younger is the other end, for the successor. It stays open until this process
+	// ends, and nothing else that it starts has it.
+	younger *os.File
+
+	predecessor *os.Process // nil if there is none, or one that did not say who it is
 }
 
 // Environment variables for a successor; see Successor.
 const (
 	envNames = "POSTHOUSE_FDNAMES"
+	envPID   = "POSTHOUSE_PREDECESSOR"
 	envOlder = 3 // descriptor of the pipe that the predecessor holds open
 )
 
@@ -37,9 +43,11 @@ const (
 func Take() (*Sockets, error) {
 	s := &Sockets{files: make(map[string][]*os.File), asked: make(map[string]bool)}
 	if names := os.Getenv(envNames); names != "" {
-		if err := os.Unsetenv(envNames); err != nil {
+		pid := os.Getenv(envPID)
+		if err := errors.Join(os.Unsetenv(envNames), os.Unsetenv(envPID)); err != nil {
 			return nil, fmt.Errorf("activation: %w", err)
 		}
+		s.predecessor = parent(pid)
 		// The watchdog's variables name the first process of the unit.
 		if os.Getenv("WATCHDOG_PID") != "" {
 			if err := os.Setenv("WATCHDOG_PID", strconv.Itoa(os.Getpid())); err != nil {
@@ -52,6 +60,21 @@ func Take() (*Sockets, error) {
 		s.files[f.Name()] = append(s.files[f.Name()], f)
 	}
 	return s, nil
+}
+
+// parent returns the process with this number if it is the parent of this one. It
+// is asked for afterwards: then the handle is that of the parent, and of no other
+// process that has got its number.
+func parent(pid string) *os.Process {
+	n, err := strconv.Atoi(pid)
+	if err != nil {
+		return nil
+	}
+	p, err := os.FindProcess(n)
+	if err != nil || os.Getppid() != n {
+		return nil
+	}
+	return p
 }
 
 // Passed reports whether there is anything called name.
@@ -228,16 +251,13 @@ func (s *Sockets) Successor() (*os.Process, error) {
 			names += name + ":"
 		}
 	}
-	p, err := os.StartProcess(os.Args[0], os.Args, &os.ProcAttr{Env: append(os.Environ(), envNames+"="+names), Files: files})
+	env := append(os.Environ(), envNames+"="+names, envPID+"="+strconv.Itoa(os.Getpid()))
+	p, err := os.StartProcess(os.Args[0], os.Args, &os.ProcAttr{Env: env, Files: files})
 	err = errors.Join(err, r.Close())
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("successor: %w", err), w.Close())
 	}
-	// w stays open, unreferenced by anything but the kernel, until this
-	// process ends; Fd keeps the finalizer from closing it.
-	if _, err := syscall.Dup(int(w.Fd())); err != nil {
-		return nil, fmt.Errorf("successor: %w", err)
-	}
+	s.younger = w
 	// The new main process is as alive as can be: on a busy machine none of a
 	// chain of successors may live long enough to say so before the time is up.
 	if err := Notify("MAINPID=" + strconv.Itoa(p.Pid) + "\n" + Alive); err != nil {
@@ -270,6 +290,14 @@ func cutName(s string) (name, rest string, err error) {
 		}
 	}
 	return "", "", fmt.Errorf("activation: malformed list of names %.50q", s)
+}
+
+// TellPredecessor passes a signal on to the process before this one, if that is
+// there and is known.
+func (s *Sockets) TellPredecessor(sig os.Signal) {
+	if s.predecessor != nil {
+		_ = s.predecessor.Signal(sig) // it may have gone
+	}
 }
 
 // WaitForPredecessor returns when the process before this one has ended.

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // The tests run this program again, as systemd would: the sockets from
@@ -77,11 +79,26 @@ func child(plan []string) error {
 	return nil
 }
 
+// inherited counts the descriptors that programs get which this one starts.
+func inherited() (n int) {
+	for fd := range uintptr(100) {
+		if flags, err := unix.FcntlInt(fd, unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
+			n++
+		}
+	}
+	return n
+}
+
 // succeed starts a successor and ends when standard input does.
 func succeed(s *Sockets) error {
 	if s.older == nil {
+		before := inherited()
 		if _, err := s.Successor(); err != nil {
 			return err
+		}
+		// What is started from now on, and may stay for longer, does not stand for this process.
+		if after := inherited(); after != before {
+			return fmt.Errorf("%d descriptors are for other programs, and not %d", after, before)
 		}
 		_, err := io.Copy(io.Discard, os.Stdin)
 		fmt.Println("older ends")

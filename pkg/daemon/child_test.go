@@ -46,6 +46,12 @@ func setup(d *Daemon, mode string) error {
 	case "plain":
 	case "handoff":
 		d.HandOff()
+	case "hang":
+		d.HandOff()
+		if _, err := os.Stat(filepath.Join(os.Getenv(envConfig), "hang")); err == nil {
+			fmt.Println("hangs")
+			time.Sleep(bound)
+		}
 	case "loop":
 		d.HandOff()
 		wake := make(chan struct{})

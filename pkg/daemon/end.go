@@ -90,6 +90,8 @@ func (d *Daemon) tell() {
 	if d.successor != nil {
 		_ = d.successor.Signal(syscall.SIGTERM) // it may have gone
 	}
+	// With KillMode=mixed only the main process is told.
+	d.sockets.TellPredecessor(syscall.SIGTERM)
 }
 
 // handOver starts the successor.
@@ -100,6 +102,25 @@ func (d *Daemon) handOver() {
 	var err error
 	if d.successor, err = d.sockets.Successor(); err != nil {
 		d.Log.Warn(nil, "new clients have to wait for sessions to end: %v", err)
+		return
+	}
+	go d.watch(d.successor)
+}
+
+// watch has the daemon end as if told where its successor ends before it, which
+// is in no order: systemd may have told that one to stop, and not this one, before
+// it could hear it, or it has failed. systemd would not notice, and starts no other
+// process while this one is there.
+func (d *Daemon) watch(successor *os.Process) {
+	state, err := successor.Wait()
+	if err != nil {
+		d.Log.Warn(nil, "the process that takes over is not watched: %v", err)
+		return
+	}
+	d.Log.Warn(nil, "the process that was to take over has ended: %v", state)
+	select {
+	case d.signals.term <- syscall.SIGTERM:
+	default: // it has been told
 	}
 }
 

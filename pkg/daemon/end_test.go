@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -169,8 +171,8 @@ func TestStopSuccessor(t *testing.T) {
 	u.checkEnds(2, 0)
 }
 
-// TestStopOrder: a successor that is stopped stays until its predecessor has gone,
-// for systemd would take its end for that of the daemon.
+// TestStopOrder: a successor that is stopped passes that on to its predecessor, and
+// stays until that has gone, for systemd would take its end for that of the daemon.
 func TestStopOrder(t *testing.T) {
 	t.Parallel()
 	u := newUnit(t, "handoff", stay)
@@ -183,8 +185,10 @@ func TestStopOrder(t *testing.T) {
 	if err := syscall.Kill(next, syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	if got := s.ask(""); got != "stopping" {
-		t.Errorf("the session hears %q", got)
+	for _, s := range []*session{s, long} {
+		if got := s.ask(""); got != "stopping" {
+			t.Errorf("a session hears %q", got)
+		}
 	}
 	s.quit()
 	time.Sleep(50 * time.Millisecond)
@@ -195,6 +199,47 @@ func TestStopOrder(t *testing.T) {
 	u.mu.Unlock()
 	long.quit()
 	u.checkEnds(2, 0)
+}
+
+// TestLostSuccessor: a process whose successor has ended is in the way, and goes
+// as if it had been told to.
+func TestLostSuccessor(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name, file, content string // that its successor meets
+		end                 func(u *unit, next int) error
+	}{
+		{"told before it can hear", "hang", "", func(u *unit, next int) error {
+			u.waitOutput("hangs", 1)
+			return syscall.Kill(next, syscall.SIGTERM)
+		}},
+		{"killed", "none", "", func(u *unit, next int) error {
+			u.waitState(activation.Ready, 2)
+			return syscall.Kill(next, syscall.SIGKILL)
+		}},
+		{"has not started", "conf.d/more.yaml", "nonsense: 1\n", func(*unit, int) error { return nil }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			u := newUnit(t, "hang", stay)
+			a := u.stream("s")
+			u.start()
+			long := begin(t, a)
+			if err := os.WriteFile(filepath.Join(u.dir, tt.file), []byte(tt.content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			long.ask("hup")
+			if err := tt.end(u, u.mainPID(1)); err != nil {
+				t.Fatal(err)
+			}
+			if got := long.ask(""); got != "stopping" {
+				t.Errorf("the session hears %q", got)
+			}
+			long.quit()
+			u.checkEnds(1, 0)
+			u.waitLog("the process that was to take over has ended")
+		})
+	}
 }
 
 // TestNoHandOver: a process of which clients want nothing needs no successor.

@@ -21,6 +21,8 @@ type accounts struct {
 const (
 	deliverSocket = "/run/posthouse/private/deliver"
 	probeLetter   = "/root/letter"
+	// onlyLetter is that letter in a mailbox, less its first line.
+	onlyLetter = "Return-Path: <s@example.org>\nSubject: from the probe\n\n>From the start\n\n"
 )
 
 // TestDeliver: what is done for users is done by them, and by nobody else.
@@ -39,6 +41,7 @@ func TestDeliver(t *testing.T) {
 			a.commands()
 			a.children()
 			a.stop()
+			a.stopBoth()
 			a.refused()
 			a.hostile()
 			healthy(t, m)
@@ -89,8 +92,7 @@ func (a accounts) mailboxes() {
 	if got := a.ask(40, 4, "spool", "bob", "/var/mail"); got != strings.Repeat("2.0.0 delivered to mailbox\n", 40) {
 		a.t.Errorf("many at once:\n%s", got)
 	}
-	one := "Return-Path: <s@example.org>\nSubject: from the probe\n\n>From the start\n\n"
-	if got := a.Script("sed '/^From /d' /var/mail/bob"); got != strings.Repeat(one, 40) {
+	if got := a.Script("sed '/^From /d' /var/mail/bob"); got != strings.Repeat(onlyLetter, 40) {
 		a.t.Errorf("/var/mail/bob:\n%s", got)
 	}
 	a.Script("echo bob >/home/alice/.forward; chown alice: /home/alice/.forward")
@@ -185,6 +187,49 @@ func (a accounts) stop() {
 	a.Run("systemctl", "stop", "posthouse-deliver.service")
 	if got := a.Script("pgrep -u alice || true"); got != "" {
 		a.t.Errorf("processes of alice are left: %s", got)
+	}
+	a.Run("systemctl", "start", "posthouse-deliver.socket")
+	a.wants("2.0.0", "spool", "alice", "/var/mail")
+}
+
+// stopBoth: a stop reaches the process that waits for a slow command, too, after
+// its successor has taken over. systemd has nothing to kill.
+func (a accounts) stopBoth() {
+	a.t.Helper()
+	a.Start("slow", probePath, "deliver", deliverSocket, probeLetter, "1", "1", "command", "alice", "touch slow; sleep 1000; true", "1000")
+	a.WaitFor("the command", time.Minute, func() bool { return a.Script("ls /home/alice/slow 2>/dev/null || true") != "" })
+	before := a.Script("sed '/^From /d' /var/mail/bob; touch /var/mail/bob.lock")
+	a.Start("locked", probePath, "deliver", deliverSocket, probeLetter, "1", "1", "spool", "bob", "/var/mail")
+	a.WaitFor("a child", time.Minute, func() bool { return a.Script("pgrep -u bob -f '^deliver child spool bob ' || true") != "" })
+	pid := func() string { return a.Run("systemctl", "show", "-P", "MainPID", "posthouse-deliver.service") }
+	old := pid()
+	a.Run("systemctl", "reload", "posthouse-deliver.service")
+	a.WaitFor("the successor", time.Minute, func() bool { return pid() != old })
+	a.wants("2.0.0", "spool", "alice", "/var/mail")
+	a.Start("stop", "systemctl", "stop", "posthouse-deliver.service")
+	a.WaitFor("the stop", time.Minute, func() bool {
+		return a.Run("systemctl", "show", "-P", "ActiveState", "posthouse-deliver.service") == "deactivating\n"
+	})
+	a.Script("rm /var/mail/bob.lock")
+	a.Run("systemctl", "stop", "posthouse-deliver.service") // returns when it has stopped
+	if got := a.Run("systemctl", "show", "-P", "Result", "posthouse-deliver.service"); got != "success\n" {
+		a.t.Errorf("the stop: %s", got)
+	}
+	if got := a.Script("pgrep -u alice || true; pgrep -u bob || true"); got != "" {
+		a.t.Errorf("processes are left: %s", got)
+	}
+	if got := a.Journal("-u", "slow"); !strings.Contains(got, `4.3.0 the system is going down: "touch slow; sleep 1000; true"`) {
+		a.t.Errorf("the slow command: %s", got)
+	}
+	// The lock is not waited for for ever.
+	want := before
+	if answer := a.Journal("-u", "locked"); strings.Contains(answer, "2.0.0 delivered to mailbox") {
+		want += onlyLetter
+	} else if !strings.Contains(answer, "4.2.0") {
+		a.t.Errorf("bob: %s", answer)
+	}
+	if got := a.Script("sed '/^From /d' /var/mail/bob"); got != want {
+		a.t.Errorf("/var/mail/bob: %s", got)
 	}
 	a.Run("systemctl", "start", "posthouse-deliver.socket")
 	a.wants("2.0.0", "spool", "alice", "/var/mail")
