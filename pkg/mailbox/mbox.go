@@ -113,11 +113,11 @@ func (b *Mbox) write(f *os.File, size int64, m message) error {
 	}
 	out := bufio.NewWriterSize(&limited{f, left, b}, fillPiece)
 	_, _ = out.WriteString(before + m.first) // an error sticks
-	q := &quoter{out: out}
-	if err := WriteLF(q, m.head, m.content); err != nil {
+	lines := NewLines(out, Form{EOL: "\n", From: true})
+	if err := WriteLF(lines, m.head, m.content); err != nil {
 		return err
 	}
-	q.end()
+	lines.End(true)
 	return out.Flush()
 }
 
@@ -155,52 +155,6 @@ func (l *limited) Write(p []byte) (int, error) {
 		l.left -= int64(len(p))
 	}
 	return l.f.Write(p)
-}
-
-const fromMark = "From "
-
-// quoter puts > before each line that would begin a message. Errors are left to
-// out, where they stick.
-type quoter struct {
-	out  *bufio.Writer
-	held int  // octets of fromMark at the beginning of this line; -1: it is another line
-	last byte // that was written
-}
-
-func (q *quoter) Write(p []byte) (int, error) {
-	for _, c := range p {
-		if q.held >= 0 && c == fromMark[q.held] {
-			if q.held++; q.held == len(fromMark) {
-				_, _ = q.out.WriteString(">" + fromMark)
-				q.held = -1
-			}
-			q.last = c
-			continue
-		}
-		if q.held > 0 {
-			_, _ = q.out.WriteString(fromMark[:q.held])
-		}
-		q.held = -1
-		if c == '\n' {
-			q.held = 0
-		}
-		q.last = c
-		if err := q.out.WriteByte(c); err != nil {
-			return 0, err
-		}
-	}
-	return len(p), nil
-}
-
-// end ends the last line, and puts the empty line behind it that ends a message.
-func (q *quoter) end() {
-	if q.held > 0 {
-		_, _ = q.out.WriteString(fromMark[:q.held])
-	}
-	if q.last != '\n' {
-		_ = q.out.WriteByte('\n')
-	}
-	_ = q.out.WriteByte('\n')
 }
 
 // errBusy says that somebody else has a lock, or has just put another file in

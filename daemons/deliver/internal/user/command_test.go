@@ -10,12 +10,13 @@ import (
 	"testing/iotest"
 	"time"
 
+	"posthouse/pkg/command"
 	"posthouse/pkg/dsn"
 	"posthouse/pkg/protocol/deliver"
 )
 
 func TestCommand(t *testing.T) {
-	if err := os.Setenv("PATH", searchPath); err != nil {
+	if err := os.Setenv("PATH", command.SearchPath); err != nil {
 		t.Fatal(err)
 	}
 	for fd := 3; fd < 1024; fd++ { // of whoever runs the test
@@ -61,7 +62,7 @@ func TestCommand(t *testing.T) {
 		t.Errorf("directory %q", got)
 	}
 	env := strings.Split(strings.TrimSpace(read(t, u.Home, "env")), "\n")
-	for _, v := range []string{"SENDER=s@example.org", "EMPTY=", "HOME=" + u.Home, "USER=alice", "LOGNAME=alice", "SHELL=/bin/sh", "PATH=" + searchPath} {
+	for _, v := range []string{"SENDER=s@example.org", "EMPTY=", "HOME=" + u.Home, "USER=alice", "LOGNAME=alice", "SHELL=/bin/sh", "PATH=" + command.SearchPath} {
 		if !strings.Contains("\n"+strings.Join(env, "\n")+"\n", "\n"+v+"\n") {
 			t.Errorf("environment %q lacks %s", env, v)
 		}

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"posthouse/pkg/command"
 	"posthouse/pkg/dsn"
 	"posthouse/pkg/durable"
 	"posthouse/pkg/ipc"
@@ -71,7 +72,7 @@ func Main(args []string) error {
 	// socket tells. Not ignored: commands would inherit that.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGXFSZ)
 	// The environment is empty. This is where commands are looked for.
-	if err := os.Setenv("PATH", searchPath); err != nil {
+	if err := os.Setenv("PATH", command.SearchPath); err != nil {
 		return err
 	}
 	c, err := ipc.FromFile(os.NewFile(Socket, "deliver"))
@@ -206,10 +207,8 @@ func failed(err error) *deliver.Reply {
 }
 
 // line makes a text fit for a reply: printable, one line, bounded.
-func line(s string) string { return printable(s, wire.MaxText/2) }
-
-func printable(s string, most int) string {
-	if len(s) > most {
+func line(s string) string {
+	if most := wire.MaxText / 2; len(s) > most {
 		s = strings.ToValidUTF8(s[:most], "")
 	}
 	if s = maillog.Printable(s); len(s) > wire.MaxText { // an escape may be longer than what it stands for
