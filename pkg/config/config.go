@@ -54,8 +54,14 @@ type Config struct {
 	// The queue.
 	Queue Queue `yaml:"queue"`
 
-	// Limits for each transport, by its name: smtp, lmtp, virtual, local.
+	// Limits for each transport, by its name: smtp, lmtp, virtual, local, pipe-NAME.
 	Transports map[string]Transport `yaml:"transports"`
+
+	// Commands that get mail, each by a name of small letters, digits and hyphens. The
+	// one called NAME is the transport pipe-NAME, as in a route "pipe-NAME:". It is off until
+	// posthouse-pipe@NAME.socket is enabled; its user, and what it may reach, are set by a
+	// drop-in of posthouse-pipe@NAME.service.
+	Pipes map[string]Pipe `yaml:"pipes" kind:"pipe"`
 
 	// Delivery status notifications.
 	Bounce Bounce `yaml:"bounce"`
@@ -266,8 +272,8 @@ type Transport struct {
 	// Deliveries at once to a destination of which nothing is known yet.
 	InitialConcurrency int `yaml:"initial_concurrency" default:"5" min:"1" max:"10000"`
 
-	// Recipients of one delivery. The default is 1 for local, where a recipient may
-	// be a command that takes long.
+	// Recipients of one delivery. The default is 1 for local and for commands, which
+	// may take long, or fail, for one of several.
 	Recipients int `yaml:"recipients" default:"50" min:"1" max:"1000"`
 }
 
@@ -324,6 +330,41 @@ type Local struct {
 	// Who gets the mail of local names for which there is neither an alias nor an
 	// account, where there is no fallback_transport; "" for nobody: it is refused.
 	LuserRelay string `yaml:"luser_relay" default:"" kind:"address"`
+}
+
+// Pipe is a command that gets mail, as in Postfix's pipe(8).
+type Pipe struct {
+	// The program, with an absolute path, and its arguments. There is no shell. In
+	// arguments stand ${recipient}, ${original_recipient}, ${user}, ${extension}, ${mailbox} and
+	// ${domain} for the recipient or parts of it, with one argument for each recipient,
+	// and ${sender}, ${nexthop}, ${queue_id} and ${size}; $$ is a dollar sign. A recipient or sender
+	// that would make an argument begin with a hyphen is refused.
+	Command []string `yaml:"command" kind:"argument"`
+
+	// Flags, each a character. Before the message stand, with F, a line "From sender
+	// date", with R, D and O the fields Return-Path, Delivered-To and X-Original-To. D also returns
+	// mail that has been here before. B puts an empty line behind the message, > a > before
+	// lines that begin with "From ", and . a dot before lines that begin with one. In
+	// arguments, u has the local-part in small letters, h the domain and the next hop, and q has
+	// local-parts quoted. X says that the command is the final delivery, in notifications
+	// of success.
+	Flags string `yaml:"flags" kind:"flags"`
+
+	// What stands for the sender of notifications, who is none.
+	NullSender string `yaml:"null_sender" default:"MAILER-DAEMON" kind:"text"`
+
+	// The largest message, in octets; larger ones are returned. 0: any.
+	Size Size `yaml:"size" default:"0" min:"0" max:"1PiB"`
+
+	// The directory that the command starts in.
+	Directory string `yaml:"directory" default:"/" kind:"path"`
+
+	// What ends a line of the message.
+	EOL string `yaml:"eol" default:"lf" choice:"lf crlf"`
+
+	// How long the command may take. One that takes longer is killed, and tried again
+	// later.
+	Timeout Duration `yaml:"timeout" default:"1000s" min:"1s" max:"1h"`
 }
 
 // DaemonLimits bounds one daemon.

@@ -239,12 +239,13 @@ func (l *loader) decodeMap(n *yaml.Node, v reflect.Value, s setting) {
 	}
 	for _, p := range l.pairs(n, s) {
 		key := p[0].Value
-		if s.tag.Get("kind") == "domain" {
+		kind := s.tag.Get("kind")
+		if kind == "domain" {
 			key = strings.ToLower(key)
-			if err := checkKind("domain", key); err != nil {
-				l.fail(p[0], "%s: %v", s.path, err)
-				continue
-			}
+		}
+		if err := checkKind(kind, key); err != nil {
+			l.fail(p[0], "%s: %v", s.path, err)
+			continue
 		}
 		item := reflect.New(v.Type().Elem()).Elem()
 		if old := v.MapIndex(reflect.ValueOf(key)); old.IsValid() {
@@ -373,6 +374,19 @@ func checkKind(kind, text string) error {
 			!filepath.IsAbs(text) && !filepath.IsLocal(path) || filepath.Clean(path) != path) {
 			return fmt.Errorf("%q is not a path such as Maildir/", text)
 		}
+	case "argument":
+		_, err := ParseArgument(text)
+		return err
+	case "flags":
+		return checkPipeFlags(text)
+	case "pipe":
+		if !pipeName.MatchString(text) {
+			return fmt.Errorf("%q is not a name of at most 27 small letters, digits and hyphens", text)
+		}
+	case "text":
+		if strings.ContainsFunc(text, unicode.IsControl) || !utf8.ValidString(text) {
+			return fmt.Errorf("%q is not printable", text)
+		}
 	case "file":
 		if text == "" || strings.ContainsAny(text, "/\x00") || text[0] == '.' {
 			return fmt.Errorf("%q is not the name of a file", text)
@@ -441,7 +455,7 @@ func daemonDefaults(name string) DaemonLimits {
 func transportDefaults(name string) Transport {
 	var t Transport
 	(&loader{}).defaults(reflect.ValueOf(&t).Elem())
-	if name == "local" {
+	if _, pipe := PipeOf(name); pipe || name == "local" {
 		t.Recipients = 1 // the others would wait for a command of the first one
 	}
 	return t
@@ -492,6 +506,7 @@ func (l *loader) complete() {
 			cmp.Or(c.sources["local.mailbox_size"], c.sources["limits.message_size"]), size, c.Limits.MessageSize))
 	}
 	l.checkDomains()
+	l.checkPipes()
 }
 
 func (c *Config) handled(domain string) bool {

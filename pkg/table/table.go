@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"unicode/utf8"
 
@@ -30,6 +31,12 @@ func (t *Text) Lookup(key string) (value string, found bool, err error) {
 	}
 	value, found = entries[strings.ToLower(key)]
 	return value, found, nil
+}
+
+// Entries returns all values by key, for checks.
+func (t *Text) Entries() (map[string]string, error) {
+	entries, err := t.file.Get()
+	return maps.Clone(entries), err
 }
 
 func parseText(path string, b []byte) (map[string]string, error) {

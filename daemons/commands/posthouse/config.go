@@ -7,8 +7,10 @@ import (
 	"flag"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"posthouse/pkg/addr"
@@ -80,7 +82,14 @@ func check(dir string) []error {
 		}
 	}
 	_, _, _ = table.NewAliases(filepath.Join(tables, "virtual_aliases"), add).LookupAddresses("")
-	_, _, _ = table.NewText(filepath.Join(tables, "transport"), add).Lookup("")
+	if transports, err := table.NewText(filepath.Join(tables, "transport"), add).Entries(); err == nil { // else it has been said
+		for _, key := range slices.Sorted(maps.Keys(transports)) {
+			transport, _, _ := strings.Cut(transports[key], ":")
+			if err := cfg.CheckTransport(transport); err != nil {
+				add(fmt.Errorf("%s: %s: %w", filepath.Join(tables, "transport"), key, err))
+			}
+		}
+	}
 	for _, path := range cfg.Local.Aliases {
 		_, _, _ = aliases.New(path, add).Lookup("")
 	}
