@@ -74,7 +74,7 @@ func TestPreset(t *testing.T) {
 		want = append(want, name)
 	}
 	for name, u := range load(t, "socket") {
-		if _, network := u.get("ListenStream"); !network && !slices.Contains(follow, name) {
+		if _, network := u.get("ListenStream"); !network && !slices.Contains(follow, name) && !u.template() {
 			want = append(want, name)
 		}
 	}
@@ -184,6 +184,7 @@ func TestSystemdAnalyze(t *testing.T) {
 	for _, u := range services {
 		write(filepath.Join(root, "libexec", u.program()), "", 0o755)
 		if start, _ := u.get("ExecStart"); !strings.HasPrefix(start, "/libexec/") {
+			start, _, _ = strings.Cut(start, " ")
 			write(filepath.Join(root, start), "", 0o755)
 		}
 	}

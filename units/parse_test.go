@@ -40,7 +40,9 @@ func parseUnit(t *testing.T, path string) []entry {
 			if !ok || section == "" || strings.HasSuffix(line, `\`) {
 				t.Fatalf("%s:%d: not a setting: %q", path, i+1, line)
 			}
-			es = append(es, entry{section, strings.TrimSpace(key), strings.TrimSpace(value), path})
+			// What a template says of its own instance is read as said of itself.
+			value = strings.ReplaceAll(strings.TrimSpace(value), "@%i.", "@.")
+			es = append(es, entry{section, strings.TrimSpace(key), value, path})
 		}
 	}
 	return es
@@ -84,11 +86,17 @@ func glob(t *testing.T, pattern string) []string {
 	return fs
 }
 
-// word is the daemon's word: "smtpd" of posthouse-smtpd.service.
+// word is the daemon's word: "smtpd" of posthouse-smtpd.service, "pipe" of posthouse-pipe@.service.
 func (u unit) word() string {
 	w := strings.TrimPrefix(u.name, "posthouse-")
-	return strings.TrimSuffix(w, filepath.Ext(w))
+	return strings.TrimSuffix(strings.TrimSuffix(w, filepath.Ext(w)), "@")
 }
+
+// template reports whether it is the administrator who makes units of it.
+func (u unit) template() bool { return strings.Contains(u.name, "@") }
+
+// socket is the name of the socket unit of a service.
+func (u unit) socket() string { return strings.TrimSuffix(u.name, ".service") + ".socket" }
 
 // get is the value in force, the last one that is set.
 func (u unit) get(key string) (string, bool) {
@@ -128,5 +136,6 @@ func (u unit) want(t *testing.T, settings ...string) {
 // program is the name of the binary of a service.
 func (u unit) program() string {
 	e, _ := u.get("ExecStart")
+	e, _, _ = strings.Cut(e, " ")
 	return filepath.Base(e)
 }

@@ -35,14 +35,14 @@ func TestDaemonsMayComeAndGo(t *testing.T) {
 	for _, u := range load(t, "service") {
 		u.want(t, "StartLimitIntervalSec=0", "PartOf=posthouse.target", "Slice=posthouse.slice", "Type=notify", "NotifyAccess=main",
 			"Restart=on-failure", "RestartSec=2s", "WatchdogSec=60s", "ExecReload=+/bin/kill -HUP $MAINPID",
-			"RootDirectoryStartOnly=yes", "Requires=posthouse-"+u.word()+".socket")
-		if !slices.Contains(u.list("After"), "posthouse-"+u.word()+".socket") {
+			"RootDirectoryStartOnly=yes", "Requires="+u.socket())
+		if !slices.Contains(u.list("After"), u.socket()) {
 			t.Errorf("%s: After= lacks its own socket", u.name)
 		}
 		if _, ok := u.get("TimeoutStopSec"); !ok {
 			t.Errorf("%s: no TimeoutStopSec=", u.name)
 		}
-		if !slices.Contains(u.list("Sockets"), "posthouse-"+u.word()+".socket") {
+		if !slices.Contains(u.list("Sockets"), u.socket()) {
 			t.Errorf("%s: Sockets= lacks its own socket", u.name)
 		}
 		for _, e := range u.entries {
@@ -98,9 +98,12 @@ func TestMaildropFollowsItsSocket(t *testing.T) {
 
 const maildrop = "/var/spool/posthouse/maildrop/drop"
 
+// Services that run programs of others.
+var commands = []string{"deliver", "pipe"}
+
 func TestSandbox(t *testing.T) {
 	for _, u := range load(t, "service") {
-		if u.word() == "deliver" {
+		if slices.Contains(commands, u.word()) {
 			continue
 		}
 		u.want(t, "User=_ph-"+u.word(), "Group=_ph-"+u.word(), "RootDirectory=/usr/lib/posthouse/root",
@@ -145,7 +148,7 @@ func TestWhatADaemonSees(t *testing.T) {
 	writes := map[string][]string{"cleanup": {spool + "/incoming"}, "pickup": {"-" + maildrop}, "qmgr": {spool}, "virtual": {"/var/vmail"}}
 	common := []string{"/etc/posthouse", "-/etc/mailname", "-/etc/localtime", "/run/systemd/journal/socket"}
 	for _, u := range load(t, "service") {
-		if u.word() == "deliver" {
+		if slices.Contains(commands, u.word()) {
 			continue
 		}
 		same(t, u.name+" BindReadOnlyPaths", u.list("BindReadOnlyPaths"), slices.Concat(common, reads[u.word()]))
@@ -186,40 +189,62 @@ func TestWhatADaemonSees(t *testing.T) {
 	}
 }
 
-// deliver becomes users, who run any programs: it has the host's tree, two capabilities, and a list of system calls that
-// are an error. All else is as it is for others, and no other unit has anything of this.
-func TestDeliver(t *testing.T) {
+// Programs of others, in deliver and pipe, need the host's tree, and a list of system calls that are an error. All else is
+// as it is for others, and no other unit has anything of this.
+func TestCommands(t *testing.T) {
 	for _, u := range load(t, "service") {
-		if u.word() != "deliver" {
+		if !slices.Contains(commands, u.word()) {
 			if len(u.last) > 0 {
 				t.Errorf("%s has a drop-in of its own: %q", u.name, u.last)
 			}
 			continue
 		}
-		u.want(t, "User=_ph-deliver", "Group=_ph-deliver", "RootDirectory=", "ExecStart=/usr/lib/posthouse/root/libexec/deliver",
-			"SyslogIdentifier=posthouse/deliver", "UMask=0077", "KillMode=mixed",
+		u.want(t, "User=_ph-"+u.word(), "RootDirectory=",
+			"SyslogIdentifier=posthouse/"+u.word(), "UMask=0077", "KillMode=mixed", "NoNewPrivileges=yes",
 			`ExecStop=-/bin/sh -c '[ -z "$MAINPID" ] || { kill "$MAINPID" && exec tail --pid="$MAINPID" --sleep-interval=0.1 -f /dev/null; }'`,
-			"CapabilityBoundingSet=CAP_SETUID CAP_SETGID", "AmbientCapabilities=CAP_SETUID CAP_SETGID", "NoNewPrivileges=yes",
-			"ProtectSystem=strict", "ProtectHome=no", "PrivateTmp=yes", "PrivateDevices=yes", "DevicePolicy=closed", "PrivateIPC=yes",
+			"ProtectSystem=strict", "PrivateTmp=yes", "PrivateDevices=yes", "DevicePolicy=closed", "PrivateIPC=yes",
 			"PrivateMounts=yes", "ProtectProc=invisible", "ProcSubset=pid", "ProtectHostname=yes", "ProtectClock=yes",
 			"ProtectKernelModules=yes", "ProtectKernelLogs=yes", "ProtectKernelTunables=yes", "ProtectControlGroups=yes",
 			"RestrictNamespaces=yes", "RestrictRealtime=yes", "RestrictSUIDSGID=yes", "LockPersonality=yes", "KeyringMode=private",
 			"RemoveIPC=yes", "LimitCORE=0", "PrivateNetwork=yes", "IPAddressDeny=any", "SystemCallArchitectures=native",
 			"SystemCallErrorNumber=EPERM")
-		for _, key := range []string{"DynamicUser", "PrivateUsers", "PermissionsStartOnly", "ExecStartPre", "ExecStartPost", "DeviceAllow"} {
+		for _, key := range []string{"DynamicUser", "PermissionsStartOnly", "ExecStartPre", "ExecStartPost", "DeviceAllow"} {
 			if _, ok := u.get(key); ok {
 				t.Errorf("%s: %s= is set", u.name, key)
 			}
 		}
-		same(t, "RestrictAddressFamilies", u.list("RestrictAddressFamilies"), []string{"AF_UNIX"})
-		same(t, "ReadWritePaths", u.list("ReadWritePaths"), []string{"-/home", "-/var/mail", "-/var/spool/mail"})
-		same(t, "InaccessiblePaths", u.list("InaccessiblePaths"), []string{"/root", "-/var/vmail", "-/var/spool/posthouse", "-/var/log", "/run/posthouse/private"})
-		same(t, "ReadOnlyPaths", u.list("ReadOnlyPaths"), []string{"+/run"})
-		same(t, "BindPaths", u.list("BindPaths"), nil)
+		same(t, u.name+" RestrictAddressFamilies", u.list("RestrictAddressFamilies"), []string{"AF_UNIX"})
+		same(t, u.name+" ReadOnlyPaths", u.list("ReadOnlyPaths"), []string{"+/run"})
+		same(t, u.name+" BindPaths", u.list("BindPaths"), nil)
 		if calls := u.list("SystemCallFilter"); len(calls) == 0 || calls[0] != "@system-service" {
 			t.Errorf("%s: SystemCallFilter=%q", u.name, calls)
 		}
 	}
+}
+
+// deliver becomes users: it has two capabilities, and sees their homes.
+func TestDeliver(t *testing.T) {
+	u := load(t, "service")["posthouse-deliver.service"]
+	u.want(t, "ExecStart=/usr/lib/posthouse/root/libexec/deliver", "Group=_ph-deliver", "ProtectHome=no",
+		"CapabilityBoundingSet=CAP_SETUID CAP_SETGID", "AmbientCapabilities=CAP_SETUID CAP_SETGID")
+	if _, ok := u.get("PrivateUsers"); ok {
+		t.Errorf("%s: PrivateUsers= is set", u.name)
+	}
+	same(t, "ReadWritePaths", u.list("ReadWritePaths"), []string{"-/home", "-/var/mail", "-/var/spool/mail"})
+	same(t, "InaccessiblePaths", u.list("InaccessiblePaths"), []string{"/root", "-/var/vmail", "-/var/spool/posthouse", "-/var/log", "/run/posthouse/private"})
+}
+
+// A command is one unprivileged user, whom a drop-in names: without a group of ours, which would stay.
+func TestPipe(t *testing.T) {
+	u := load(t, "service")["posthouse-pipe@.service"]
+	u.want(t, "ExecStart=/usr/lib/posthouse/root/libexec/pipe %i", "ProtectHome=yes", "CapabilityBoundingSet=", "AmbientCapabilities=",
+		"PrivateUsers=yes", "OOMPolicy=continue")
+	for _, key := range []string{"Group", "SupplementaryGroups", "ReadWritePaths"} {
+		if value, ok := u.get(key); ok {
+			t.Errorf("%s: %s=%s", u.name, key, value)
+		}
+	}
+	same(t, "InaccessiblePaths", u.list("InaccessiblePaths"), []string{"-/var/spool/posthouse", "-/var/log", "/run/posthouse/private"})
 }
 
 // same compares two lists as sets.
@@ -245,9 +270,9 @@ func table(t *testing.T) map[string]row {
 		t.Fatal(err)
 	}
 	rows := map[string]row{}
-	re := regexp.MustCompile("(?m)^\\| (?:FIFO )?`((?:private|public)/[a-z]+)`[^|]*\\|[^|]*\\| ([a-z]+) \\| ([^|]*) \\|$")
+	re := regexp.MustCompile("(?m)^\\| (?:FIFO )?`((?:private|public)/[a-z]+(?:-NAME)?)`[^|]*\\|[^|]*\\| ([a-z]+) \\| ([^|]*) \\|$")
 	for _, m := range re.FindAllStringSubmatch(string(doc), -1) {
-		rows["/run/posthouse/"+m[1]] = row{served: m[2], clients: regexp.MustCompile(`[\w-]+`).FindAllString(m[3], -1)}
+		rows["/run/posthouse/"+strings.Replace(m[1], "NAME", "%i", 1)] = row{served: m[2], clients: regexp.MustCompile(`[\w-]+`).FindAllString(m[3], -1)}
 	}
 	if len(rows) < 11 {
 		t.Fatalf("docs/architecture.md: %d rows of internal sockets, want at least 11", len(rows))
@@ -285,13 +310,13 @@ func TestWhoMayTalkToWhom(t *testing.T) {
 		if !ok {
 			service = strings.TrimSuffix(u.name, ".socket") + ".service"
 		}
-		if service != "posthouse-"+r.served+".service" {
+		if service != "posthouse-"+r.served+".service" && !(u.template() && service == "posthouse-"+r.served+"@.service") {
 			t.Errorf("%s: served by %s, want %s", u.name, service, r.served)
 		}
 		if !slices.Contains(services[service].list("Sockets"), u.name) {
 			t.Errorf("%s: Sockets= lacks %s", service, u.name)
 		}
-		checkAccess(t, u, filepath.Base(p), r, services)
+		checkAccess(t, u, strings.TrimSuffix(filepath.Base(p), "-%i"), r, services)
 	}
 	for p := range rows {
 		if !seen[p] {

@@ -6,6 +6,7 @@ import (
 
 	"posthouse/daemons/qmgr/internal/schedule"
 	"posthouse/pkg/agent"
+	"posthouse/pkg/config"
 	"posthouse/pkg/dsn"
 	"posthouse/pkg/envelope"
 	"posthouse/pkg/ipc"
@@ -33,6 +34,15 @@ func program(transport string) string {
 		return "smtp"
 	}
 	return transport
+}
+
+// socketUnit is what has to be enabled for an agent: commands are instances of
+// one unit.
+func socketUnit(program string) string {
+	if name, ok := config.PipeOf(program); ok {
+		return "posthouse-pipe@" + name + ".socket"
+	}
+	return "posthouse-" + program + ".socket"
 }
 
 func (m *manager) agentOf(transport string) deliverer {
@@ -106,7 +116,7 @@ func (m *manager) try(e *entry) attempt {
 	switch {
 	case errors.As(err, &off):
 		name := program(e.destination.Transport)
-		return failed(dsn.Errorf("4.3.5", "mail transport %s is switched off: enable posthouse-%s.socket", name, name), schedule.Negative)
+		return failed(dsn.Errorf("4.3.5", "mail transport %s is switched off: enable %s", name, socketUnit(name)), schedule.Negative)
 	case err != nil:
 		m.log.Warn(e.fields(), "%s: transport %s: %v", e.id, e.destination.Transport, err)
 		return failed(dsn.Errorf("4.3.0", "unknown mail transport error"), schedule.Negative)

@@ -12,7 +12,7 @@ mkdir -p "$stage/debian/source"
 for file in control copyright rules posthouse.lintian-overrides; do
 	cp "packaging/deb/$file" "$stage/debian/"
 done
-for script in postrm prerm; do
+for script in postinst postrm prerm; do
 	cp "packaging/deb/$script" "$stage/debian/posthouse.$script"
 done
 echo '3.0 (native)' >"$stage/debian/source/format"

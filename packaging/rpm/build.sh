@@ -38,7 +38,7 @@ cat >>"$stage/list" <<'EOF'
 EOF
 enabled=$(sed -n 's/^enable \(posthouse-.*\)/\1/p' units/system-preset/50-posthouse.preset | tr '\n' ' ')
 units=$(cd units && echo posthouse-*.socket posthouse-*.timer)
-services=$(cd units && echo posthouse-*.service)
+services=$(cd units && echo posthouse-*.service | sed 's/@\./@*./') # of a template, all instances
 spec=$stage/posthouse.spec
 sed -e "s|@VERSION@|$version|; s|@SOURCE@|$PWD|; s|@ENABLED@|$enabled|; s|@SERVICES@|$services|" \
 	-e "s|@UNITS@|$units|; s|@LIST@|$stage/list|" packaging/rpm/posthouse.spec >"$spec"

@@ -202,7 +202,7 @@ func (a architecture) serviceFacts(f facts, name, service string) {
 	for at, s := range a.sockets {
 		dir, base := path.Split(at)
 		if dir == "private/" && fits(a.programs[name].asks, s.protocol) {
-			f.add("asks "+s.protocol, "%s has the group _ph-to-%s", service, base)
+			f.add("asks "+s.protocol, "%s has the group _ph-to-%s", service, strings.TrimSuffix(base, "-%i"))
 		}
 	}
 }

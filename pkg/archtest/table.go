@@ -12,7 +12,7 @@ package archtest
 type architecture struct {
 	layers   []layer // of pkg/, lowest first; the last is for tests only
 	rules    []rule
-	sockets  map[string]socket  // by path below /run/posthouse/; private/X asks for the group _ph-to-X
+	sockets  map[string]socket  // by path below /run/posthouse/; private/X, and private/X-%i of a template, ask for the group _ph-to-X
 	programs map[string]program // by folder
 	network  string             // what only programs with a network may use
 	excused  map[string]string  // functions over budget, with the reason
@@ -78,8 +78,8 @@ var rules = []rule{
 	{"os/exec", "daemons start nobody; posthouse: systemctl; command: what gets mail", "daemons/commands/posthouse daemons/deliver/internal/user pkg/command pkg/mailtest pkg/mailtest/probe", false},
 	{"os.StartProcess syscall.StartProcess syscall.ForkExec syscall.Exec", "successors of daemons that slow clients keep; deliver: users", "daemons/deliver pkg/activation", false},
 	{"os/user", "daemons know users by what the kernel says", "daemons/commands/posthouse daemons/commands/sendmail", false},
-	{"syscall", "errno values, signals, flags of inherited descriptors, and who a process is",
-		"daemons/cleanup daemons/commands/posthouse daemons/deliver daemons/deliver/internal/user daemons/qmgr daemons/smtp " +
+	{"syscall", "errno values, signals, flags of inherited descriptors, process groups, and who a process is",
+		"daemons/cleanup daemons/commands/posthouse daemons/deliver daemons/deliver/internal/user daemons/pipe daemons/qmgr daemons/smtp " +
 			"pkg/activation pkg/command pkg/daemon pkg/ipc pkg/mailtest/probe pkg/rawsock pkg/smtpclient", false},
 	{"golang.org/x/sys/unix", "openat and its kin, statfs (cleanup, durable, maildrop, mailbox, queue, users); descriptors (ipc); capabilities (deliver); process groups (command); sockets (maillog, rawsock)",
 		"daemons/cleanup daemons/deliver daemons/deliver/internal/user pkg/command pkg/durable pkg/ipc pkg/ipc/ipctest pkg/maildrop pkg/maillog pkg/mailbox pkg/mailtest pkg/mailtest/probe pkg/queue pkg/rawsock pkg/users", false},
@@ -99,15 +99,15 @@ var rules = []rule{
 	{"gopkg.in/yaml.v3", "the configuration only", "pkg/config", false},
 
 	{"posthouse/pkg/activation", "one process takes the sockets over once", "pkg/daemon", false},
-	{"posthouse/pkg/agent", "agents; qmgr logs recipients that no agent has seen", "daemons/local daemons/qmgr daemons/smtp daemons/virtual", false},
+	{"posthouse/pkg/agent", "agents; qmgr logs recipients that no agent has seen", "daemons/local daemons/pipe daemons/qmgr daemons/smtp daemons/virtual", false},
 	{"posthouse/pkg/cli posthouse/pkg/mailq", "for people", "daemons/commands/posthouse daemons/commands/sendmail", false},
-	{"posthouse/pkg/command", "runs programs: deliver, for users", "daemons/deliver/internal/user", false},
+	{"posthouse/pkg/command", "runs programs: deliver, for users; pipe", "daemons/deliver/internal/user daemons/pipe", false},
 	{"posthouse/pkg/dns", "has a network", "daemons/dns daemons/smtp", false},
 	{"posthouse/pkg/dns/dnstest", "lies", "pkg/mailtest/probe", false},
 	{"posthouse/pkg/durable", "who acknowledges what it has written: the queue, mailboxes", "daemons/cleanup daemons/deliver/internal/user daemons/virtual", false},
 	{"posthouse/pkg/header", "who completes messages", "daemons/cleanup daemons/commands/sendmail", false},
 	{"posthouse/pkg/maildrop", "who drops, and who takes it", "daemons/commands/sendmail daemons/pickup", false},
-	{"posthouse/pkg/mailbox", "mailboxes have one owner: of virtual users, and each user", "daemons/deliver/internal/user daemons/virtual", false},
+	{"posthouse/pkg/mailbox", "mailboxes have one owner: of virtual users, and each user; pipe: the form of lines", "daemons/deliver/internal/user daemons/pipe daemons/virtual", false},
 	{"posthouse/pkg/queue", "writes incoming/ (cleanup), owns (qmgr), lists (showq); all others get descriptors", "daemons/cleanup daemons/qmgr daemons/showq", false},
 	{"posthouse/pkg/smtpclient", "has a network", "daemons/smtp", false},
 	{"posthouse/pkg/smtpserver", "faces the network; sendmail: -bs", "daemons/commands/sendmail daemons/smtpd", false},
@@ -129,6 +129,7 @@ var sockets = map[string]socket{
 	"private/qmgr":      {"daemons/qmgr", "arrival"},
 	"private/queue":     {"daemons/qmgr", "queuectl"}, // group _ph-admin: its clients are people
 	"private/rewrite":   {"daemons/rewrite", "rewrite"},
+	"private/pipe-%i":   {"daemons/pipe", "delivery"},
 	"private/smtp":      {"daemons/smtp", "delivery"},
 	"private/virtual":   {"daemons/virtual", "delivery"},
 	"public/showq":      {"daemons/showq", "showq"},
@@ -151,6 +152,7 @@ var programs = map[string]program{
 	"daemons/dns":                {"dns", "", true},
 	"daemons/local":              {"local", "cleanup deliver", false},
 	"daemons/pickup":             {"pickup", "cleanup", false},
+	"daemons/pipe":               {"pipe@", "", false},
 	"daemons/qmgr":               {"qmgr", "bounce delivery rewrite", false},
 	"daemons/rewrite":            {"rewrite", "recipient", false},
 	"daemons/showq":              {"showq", "", false},

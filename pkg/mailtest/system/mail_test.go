@@ -71,7 +71,7 @@ func healthy(t testing.TB, m *mailtest.Machine) {
 	if kills := m.SeccompKills(); len(kills) > 0 {
 		t.Errorf("forbidden system calls:\n%s", strings.Join(kills, "\n"))
 	}
-	if s := m.Script("journalctl -b -p err -o cat -t posthouse/smtpd -t posthouse/cleanup -t posthouse/qmgr -t posthouse/virtual -t posthouse/local -t posthouse/deliver -t posthouse/local -t posthouse/smtp -t posthouse/bounce -t posthouse/rewrite -t posthouse/pickup -t posthouse/showq -t posthouse/dns || true"); strings.TrimSpace(s) != "" && !strings.Contains(s, "No entries") {
+	if s := m.Script("journalctl -b -p err -o cat -t posthouse/smtpd -t posthouse/cleanup -t posthouse/qmgr -t posthouse/virtual -t posthouse/local -t posthouse/deliver -t posthouse/pipe -t posthouse/smtp -t posthouse/bounce -t posthouse/rewrite -t posthouse/pickup -t posthouse/showq -t posthouse/dns || true"); strings.TrimSpace(s) != "" && !strings.Contains(s, "No entries") {
 		t.Errorf("errors in the journal:\n%s", s)
 	}
 }

@@ -40,12 +40,20 @@ var mayConnect = map[string][]string{
 	"packet:/run/posthouse/private/virtual":   {root, "qmgr"},
 	"packet:/run/posthouse/private/local":     {root, "qmgr"},
 	"packet:/run/posthouse/private/recipient": {root, "rewrite"},
+	"packet:/run/posthouse/private/pipe-sand": {root, "qmgr"},
 }
 
 // exposure is what systemd-analyze security may say of a unit, at most.
 var exposure = map[string]float64{"virtual": 0.7, "smtp": 1.4, "dns": 1.4, "deliver": 2.0}
 
 const otherExposure = 0.5
+
+// instance is that of a template, in this test.
+const instance = "sand"
+
+// runsCommands says that a daemon has no root of its own; see TestDeliver and
+// TestPipe.
+func runsCommands(daemon string) bool { return daemon == "deliver" || daemon == "pipe@"+instance }
 
 // Where a probe is below the root of all daemons: not in libexec/, so that
 // Machine.SeccompKills, here and in other tests, goes on to mean daemons.
@@ -70,18 +78,21 @@ func TestSandbox(t *testing.T) {
 			t.Parallel()
 			// Daemons go as soon as they have served the probe.
 			idle := "daemons:\n"
-			for _, x := range []string{"bounce", "cleanup", "deliver", "dns", "local", "pickup", "qmgr", "rewrite", "showq", "smtp", "smtpd", "virtual"} {
+			for _, x := range []string{"bounce", "cleanup", "deliver", "dns", "local", "pickup", "pipe", "qmgr", "rewrite", "showq", "smtp", "smtpd", "virtual"} {
 				idle += "  " + x + ": {max_idle: 100ms}\n"
 			}
 			s := sandboxes{Machine: mailHost(t, suite, idle), t: t}
 			units := s.Run("systemctl", "list-unit-files", "--no-legend", "posthouse-*.service")
 			for _, match := range regexp.MustCompile(`(?m)^posthouse-(\S+)\.service `).FindAllStringSubmatch(units, -1) {
+				if strings.HasSuffix(match[1], "@") {
+					match[1] += instance
+				}
 				s.daemons = append(s.daemons, match[1])
 			}
 			if len(s.daemons) < 11 {
 				t.Fatalf("units of daemons: %q", s.daemons)
 			}
-			s.Run("systemctl", "start", "posthouse-submission.socket")
+			s.Run("systemctl", "start", "posthouse-submission.socket", "posthouse-pipe@"+instance+".socket")
 			s.Run("useradd", "--create-home", mallory)
 			s.Run("useradd", "--no-create-home", "--groups", "_ph-admin", admin)
 			s.Run("install", "-m", "755", probePath, daemonRoot+inRoot)
@@ -96,14 +107,14 @@ func TestSandbox(t *testing.T) {
 			// What is in the maildrop would start pickup, which is the probe, again and again.
 			s.Run("systemctl", "mask", "--runtime", "posthouse-pickup.path")
 			for _, daemon := range s.daemons {
-				if daemon != "deliver" { // see TestDeliver
+				if !runsCommands(daemon) {
 					s.confined(daemon, things)
 				}
 			}
 			s.Run("systemctl", "unmask", "--runtime", "posthouse-pickup.path")
-			s.Script("find /var/spool/posthouse -mindepth 2 ! -path " + dropDir + " -delete; systemctl start posthouse.target posthouse-smtpd.socket posthouse-submission.socket")
+			s.Script("find /var/spool/posthouse -mindepth 2 ! -path " + dropDir + " -delete; systemctl start posthouse.target posthouse-smtpd.socket posthouse-submission.socket posthouse-pipe@" + instance + ".socket")
 			for _, daemon := range s.daemons {
-				if daemon != "deliver" {
+				if !runsCommands(daemon) {
 					s.connects(daemon)
 				}
 			}
@@ -228,7 +239,7 @@ func (s sandboxes) identities() {
 		if slices.Contains(s.daemons, who) {
 			for _, key := range []string{"User", "Group", "SupplementaryGroups"} {
 				value := strings.TrimSpace(s.Run("systemctl", "show", "-P", key, "posthouse-"+who+".service"))
-				if value == "" && key != "SupplementaryGroups" {
+				if value == "" && key != "SupplementaryGroups" && (key != "Group" || !strings.Contains(who, "@")) {
 					s.t.Errorf("%s has no %s", who, key)
 				}
 				command = append(command, "-p", key+"="+value)
@@ -388,7 +399,7 @@ func deeds(daemon string) []deed {
 		{"setuid:/tmp/" + daemon, nil, []string{"EPERM"}},
 	}
 	// The programs of the others.
-	for _, program := range []string{"bounce", "cleanup", "deliver", "dns", "local", "pickup", "qmgr", "rewrite", "showq", "smtp", "smtpd", "virtual"} {
+	for _, program := range []string{"bounce", "cleanup", "deliver", "dns", "local", "pickup", "pipe", "qmgr", "rewrite", "showq", "smtp", "smtpd", "virtual"} {
 		if program != daemon && (program != "smtpd" || daemon != "submission") {
 			list = append(list, deed{"become:/libexec/" + program, nil, []string{"EACCES"}})
 		}
