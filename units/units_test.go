@@ -201,13 +201,16 @@ func TestCommands(t *testing.T) {
 		}
 		u.want(t, "User=_ph-"+u.word(), "RootDirectory=",
 			"SyslogIdentifier=posthouse/"+u.word(), "UMask=0077", "KillMode=mixed", "NoNewPrivileges=yes",
-			`ExecStop=-/bin/sh -c '[ -z "$MAINPID" ] || { kill "$MAINPID" && exec tail --pid="$MAINPID" --sleep-interval=0.1 -f /dev/null; }'`,
 			"ProtectSystem=strict", "PrivateTmp=yes", "PrivateDevices=yes", "DevicePolicy=closed", "PrivateIPC=yes",
 			"PrivateMounts=yes", "ProtectProc=invisible", "ProcSubset=pid", "ProtectHostname=yes", "ProtectClock=yes",
 			"ProtectKernelModules=yes", "ProtectKernelLogs=yes", "ProtectKernelTunables=yes", "ProtectControlGroups=yes",
 			"RestrictNamespaces=yes", "RestrictRealtime=yes", "RestrictSUIDSGID=yes", "LockPersonality=yes", "KeyringMode=private",
 			"RemoveIPC=yes", "LimitCORE=0", "PrivateNetwork=yes", "IPAddressDeny=any", "SystemCallArchitectures=native",
 			"SystemCallErrorNumber=EPERM")
+		stop := `/bin/sh -c '[ -z "$MAINPID" ] || { kill "$MAINPID" && exec tail --pid="$MAINPID" --sleep-interval=0.1 -f /dev/null; }'`
+		if got, _ := u.get("ExecStop"); strings.TrimLeft(got, "-+") != stop {
+			t.Errorf("%s: ExecStop=%s", u.name, got)
+		}
 		for _, key := range []string{"DynamicUser", "PermissionsStartOnly", "ExecStartPre", "ExecStartPost", "DeviceAllow"} {
 			if _, ok := u.get(key); ok {
 				t.Errorf("%s: %s= is set", u.name, key)
