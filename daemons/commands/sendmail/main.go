@@ -268,9 +268,12 @@ func explain(err error) error {
 // copyTo writes the message to w.
 func (s *submission) copyTo(w io.Writer, h *head, b *body, sender addr.Mailbox) error {
 	fields := h.added
-	if !h.hasFrom {
-		// The mail system completes the rest, but does not know the name.
-		fields += fromField(s.fullName(), sender)
+	// The mail system completes the rest, but does not know the name.
+	switch {
+	case h.resent && !h.hasResentFrom:
+		fields += fromField("Resent-From", s.fullName(), sender)
+	case !h.resent && !h.hasFrom:
+		fields += fromField("From", s.fullName(), sender)
 	}
 	if fields != "" && len(h.raw) > 0 && (h.raw[0] == ' ' || h.raw[0] == '\t') {
 		fields += "\r\n" // or the first line of the body would continue the field

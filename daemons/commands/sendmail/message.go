@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"mime"
+	"regexp"
 	"strings"
 
 	"posthouse/pkg/addr"
@@ -74,11 +75,13 @@ func (in *input) next() ([]byte, error) {
 
 // head is the header of a message, as far as sendmail cares.
 type head struct {
-	raw        []byte // as it came, up to the empty line, that included if it is there
-	recipients []addr.Mailbox
-	hasFrom    bool
-	hasDate    bool
-	added      string // fields that are put before it
+	raw           []byte // as it came, up to the empty line, that included if it is there
+	recipients    []addr.Mailbox
+	hasFrom       bool
+	hasDate       bool
+	resent        bool // the message is sent again: it has Resent- fields
+	hasResentFrom bool
+	added         string // fields that are put before it
 }
 
 // readHead reads the header. With extract it collects the recipients: those of
@@ -89,9 +92,12 @@ func readHead(in *input, extract bool) (*head, error) {
 	anyResent := false
 	s := header.NewSplitter(maxHeader)
 	field := func(f header.Field) error {
+		h.resent = h.resent || strings.HasPrefix(strings.ToLower(f.Name()), "resent-")
 		switch {
 		case f.Is("From"):
 			h.hasFrom = true
+		case f.Is("Resent-From"):
+			h.hasResentFrom = true
 		case f.Is("Date"):
 			h.hasDate = true
 		case extract && (f.Is("To") || f.Is("Cc") || f.Is("Bcc")):
@@ -137,10 +143,13 @@ func readHead(in *input, extract bool) (*head, error) {
 	return h, nil
 }
 
-// fromField is the From field for a message that has none, where there is a name
-// to go with the sender; otherwise cleanup adds the field. cleanup also completes
-// a sender without a domain.
-func fromField(name string, sender addr.Mailbox) string {
+// word is what needs no quotes in a name (RFC 5322, section 3.2.5, phrase).
+var word = regexp.MustCompile("^[-A-Za-z0-9!#$%&'*+/=?^_`{|}~]+( [-A-Za-z0-9!#$%&'*+/=?^_`{|}~]+)*$")
+
+// fromField is the field, From or Resent-From, for a message that has none, where
+// there is a name to go with the sender; otherwise cleanup adds the field. cleanup
+// also completes a sender without a domain. The form is Postfix's.
+func fromField(field, name string, sender addr.Mailbox) string {
 	clean := strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f {
 			return -1
@@ -150,9 +159,12 @@ func fromField(name string, sender addr.Mailbox) string {
 	if clean == "" || sender.IsNull() {
 		return ""
 	}
-	if encoded := mime.QEncoding.Encode("utf-8", clean); encoded != clean {
-		return "From: " + encoded + " " + sender.Path() + "\r\n" // RFC 2047
+	phrase := mime.QEncoding.Encode("utf-8", clean) // RFC 2047
+	switch {
+	case phrase != clean:
+		phrase = strings.ReplaceAll(phrase, "=?utf-8?q?", "=?utf-8?Q?")
+	case !word.MatchString(clean):
+		phrase = `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(clean) + `"`
 	}
-	quoted := `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(clean) + `"`
-	return "From: " + quoted + " " + sender.Path() + "\r\n"
+	return field + ": " + phrase + " " + sender.Path() + "\r\n"
 }

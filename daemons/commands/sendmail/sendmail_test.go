@@ -168,11 +168,14 @@ func TestReadHead(t *testing.T) {
 func TestFromField(t *testing.T) {
 	for _, tt := range []struct{ name, sender, want string }{
 		{"", "me@example.org", ""},
-		{"A B", "me@example.org", "From: \"A B\" <me@example.org>\r\n"},
-		{"A B", "root", "From: \"A B\" <root>\r\n"},
+		{"A B", "me@example.org", "From: A B <me@example.org>\r\n"},
+		{"A B", "root", "From: A B <root>\r\n"},
 		{"A B", "", ""},
-		{"J\u00fcrgen", "me@example.org", "From: =?utf-8?q?J=C3=BCrgen?= <me@example.org>\r\n"},
-		{"bad \xff", "root", "From: =?utf-8?q?bad_=EF=BF=BD?= <root>\r\n"},
+		{"J\u00fcrgen", "me@example.org", "From: =?utf-8?Q?J=C3=BCrgen?= <me@example.org>\r\n"},
+		{"bad \xff", "root", "From: =?utf-8?Q?bad_=EF=BF=BD?= <root>\r\n"},
+		{"=?utf-8?Q?x?=", "root", "From: =?utf-8?Q?x?= <root>\r\n"},
+		{"A. B", "root", "From: \"A. B\" <root>\r\n"},
+		{" A", "root", "From: \" A\" <root>\r\n"},
 		{"x\r\nBcc: evil@x", "me@example.org", "From: \"xBcc: evil@x\" <me@example.org>\r\n"},
 		{`quote " and \ esc`, "me@example.org", "From: \"quote \\\" and \\\\ esc\" <me@example.org>\r\n"},
 	} {
@@ -183,7 +186,7 @@ func TestFromField(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if got := fromField(tt.name, m); got != tt.want {
+		if got := fromField("From", tt.name, m); got != tt.want {
 			t.Errorf("%q %q: %q", tt.name, tt.sender, got)
 		}
 	}
@@ -260,12 +263,14 @@ func TestSubmit(t *testing.T) {
 		in, envelope, want string
 		utf8               bool
 	}{
-		{args: []string{"-f", "a@b", "-F", "N", "x, Y <y@z>", "w@v"}, in: "S: t\n\nbody\n", envelope: "<a@b> x y@z w@v", want: "From: \"N\" <a@b>\r\nS: t\r\n\r\nbody\r\n"},
+		{args: []string{"-f", "a@b", "-F", "N", "x, Y <y@z>", "w@v"}, in: "S: t\n\nbody\n", envelope: "<a@b> x y@z w@v", want: "From: N <a@b>\r\nS: t\r\n\r\nbody\r\n"},
 		{args: []string{"-f", "", "x"}, in: "S: t\n", envelope: "<> x", want: "S: t\r\n"},
 		{args: []string{"-f<>", "x"}, in: "S: t\n", envelope: "<> x", want: "S: t\r\n"},
-		{args: []string{"-fa@b", "-FN", "x"}, in: " indented\n", envelope: "<a@b> x", want: "From: \"N\" <a@b>\r\n\r\n indented\r\n"},
+		{args: []string{"-fa@b", "-FN", "x"}, in: " indented\n", envelope: "<a@b> x", want: "From: N <a@b>\r\n\r\n indented\r\n"},
 		{args: []string{"-fa@b", "-FN", "-t", "x"}, in: "From: me@x\nTo: \u00fc@y\n\n.\nno\n", envelope: "<a@b> x \u00fc@y", want: "From: me@x\r\nTo: \u00fc@y\r\n\r\n", utf8: true},
-		{args: []string{"-f\u00e9@b", "-FN", "x"}, in: "", envelope: "<\u00e9@b> x", want: "From: \"N\" <\u00e9@b>\r\n", utf8: true},
+		{args: []string{"-fa@b", "-FN", "x"}, in: "Resent-To: x@y\nTo: z\n", envelope: "<a@b> x", want: "Resent-From: N <a@b>\r\nResent-To: x@y\r\nTo: z\r\n"},
+		{args: []string{"-fa@b", "-FN", "x"}, in: "Resent-From: r@y\n", envelope: "<a@b> x", want: "Resent-From: r@y\r\n"},
+		{args: []string{"-f\u00e9@b", "-FN", "x"}, in: "", envelope: "<\u00e9@b> x", want: "From: N <\u00e9@b>\r\n", utf8: true},
 	} {
 		path, took := pickup(t, nil)
 		if status := submit(t, path, tt.in, tt.args...); status != cli.OK {
@@ -380,9 +385,9 @@ func TestDrop(t *testing.T) {
 	}
 	long := strings.Repeat("0123456789\n", maxMemory/10)
 	for _, tt := range []struct{ in, want string }{
-		{"Date: then\nSubject: x\n\nx\n", "From: \"N\" <a@b>\r\nDate: then\r\nSubject: x\r\n\r\nx\r\n"},
-		{"Subject: x\n\n" + long, "Date: now\r\nFrom: \"N\" <a@b>\r\nSubject: x\r\n\r\n" + strings.ReplaceAll(long, "\n", "\r\n")},
-		{" indented\n", "Date: now\r\nFrom: \"N\" <a@b>\r\n\r\n indented\r\n"},
+		{"Date: then\nSubject: x\n\nx\n", "From: N <a@b>\r\nDate: then\r\nSubject: x\r\n\r\nx\r\n"},
+		{"Subject: x\n\n" + long, "Date: now\r\nFrom: N <a@b>\r\nSubject: x\r\n\r\n" + strings.ReplaceAll(long, "\n", "\r\n")},
+		{" indented\n", "Date: now\r\nFrom: N <a@b>\r\n\r\n indented\r\n"},
 	} {
 		s, err := run(off, open, tt.in, "-fa@b", "-FN", "x", "y@z")
 		if err != nil {
