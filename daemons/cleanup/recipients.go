@@ -26,25 +26,28 @@ func addresses(ctx context.Context, a asker, e *envelope.Envelope) error {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	for i := range e.Recipients {
-		original(&e.Recipients[i])
+		if r := &e.Recipients[i]; r.Original.IsNull() {
+			r.Original = r.Address
+		}
 	}
 	if err := complete(ctx, a, e); err != nil {
 		return err
 	}
+	for i := range e.Recipients {
+		original(&e.Recipients[i])
+	}
 	return expand(ctx, a, e)
 }
 
-// original records how the recipient was given. All later notifications carry
-// it, whether the sender asked for that or not.
+// original records which recipient was given, with its domain, as notifications
+// go to where it would be another's. All of them carry it, whether the sender asked
+// for that or not.
 func original(r *envelope.Recipient) {
-	if r.Original.IsNull() {
-		r.Original = r.Address
-	}
 	if r.ORCPT != (dsn.OriginalRecipient{}) {
 		return
 	}
-	given := dsn.OriginalRecipient{Type: "rfc822", Address: r.Original.String()}
-	if !r.Original.IsASCII() {
+	given := dsn.OriginalRecipient{Type: "rfc822", Address: r.Address.String()}
+	if !r.Address.IsASCII() {
 		given.Type = "utf-8" // RFC 6533, section 3
 	}
 	// What is too long for the parameter is left out: the recipient is what counts.

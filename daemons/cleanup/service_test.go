@@ -80,7 +80,7 @@ func TestSubmit(t *testing.T) {
 	if got != want {
 		t.Errorf("content\n%q, want\n%q", got, want)
 	}
-	if r := m.Envelope.Recipients[0]; r.Address.String() != "root@example.org" || r.Original.String() != "root" || r.ORCPT.String() != "rfc822;root" {
+	if r := m.Envelope.Recipients[0]; r.Address.String() != "root@example.org" || r.Original.String() != "root" || r.ORCPT.String() != "rfc822;root@example.org" {
 		t.Errorf("recipient %+v", r)
 	}
 	s.waitForNotices(t, id, id2)
