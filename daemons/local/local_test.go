@@ -252,6 +252,7 @@ func TestWhatBecomesOfNames(t *testing.T) {
 		{"bob@example.org", "f: bob/.forward far@away.example", "2.0.0", "<s@sender.example> to far@away.example"},
 		{"bob@example.org", "f: bob/.forward carol", "2.0.0", "<s@sender.example> to carol@example.org"},
 		{"forwards@example.org", "f: bob/.forward \\bob, \"|vacation bob\", /tmp/x/", "2.0.0", "bob spool; bob | vacation bob; bob file /tmp/x/"},
+		{"bob@example.org", "f: bob/.forward ~/mail/new/, ~/box", "2.0.0", "bob file mail/new/; bob file box"},
 		{"bob@example.org", "f: bob/.forward BOB+x@localhost,bob", "2.0.0", "bob spool"},
 		{"bob@example.org", "f: bob/.forward # nothing", "2.0.0", "bob spool"},
 		{"bob@example.org", "f: bob/.forward far@away.example\nforward: false", "2.0.0", "bob spool"},

@@ -36,11 +36,12 @@ func (w *walk) mailbox(a *account.Account) outcome {
 	return w.do(r)
 }
 
-// file delivers to a file that somebody has named.
+// file delivers to a file that somebody has named, maybe beneath his home directory.
 func (w *walk) file(user, path string) outcome {
 	if path == "/dev/null" {
 		return success("discarded")
 	}
+	path = strings.TrimPrefix(path, "~/")
 	return w.do(&deliver.Request{Head: deliver.Head{Kind: deliver.Mailbox, User: user}, Path: path, Limit: int64(w.cfg.Local.MailboxSize)})
 }
 

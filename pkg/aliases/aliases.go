@@ -25,7 +25,7 @@ type Kind uint8
 const (
 	Address Kind = 1 + iota
 	Command      // |command: gets the message as its input
-	File         // /file: a mailbox, or with a slash at its end a Maildir
+	File         // /file, or ~/file beneath a home directory: a mailbox, or with a slash at its end a Maildir
 	Include      // :include:/file: a list of further targets
 )
 
@@ -238,7 +238,7 @@ func parseTarget(s string) (Target, error) {
 		return Target{}, errors.New("an empty target")
 	case text[0] == '|':
 		return command(text[1:], whole)
-	case text[0] == '/':
+	case text[0] == '/', strings.HasPrefix(text, "~/"):
 		return file(File, text, whole)
 	case len(text) > len(include) && strings.EqualFold(text[:len(include)], include):
 		return file(Include, text[len(include):], whole)
@@ -309,7 +309,7 @@ func file(kind Kind, s string, done bool) (Target, error) {
 	switch {
 	case err != nil:
 		return Target{}, err
-	case !filepath.IsAbs(text):
+	case !filepath.IsAbs(text) && (kind != File || !strings.HasPrefix(text, "~/")):
 		return Target{}, fmt.Errorf("%.100q is not an absolute path", text)
 	case len(text) > maxPath:
 		return Target{}, fmt.Errorf("a path of %d octets, the limit is %d", len(text), maxPath)
