@@ -195,9 +195,9 @@ func TestVerdicts(t *testing.T) {
 		script, want string
 		pipe         config.Pipe
 	}{
-		{"cat /dev/stdin >/dev/null; exit 75", `4.3.0 command died with status 75: "/bin/sh"`, config.Pipe{}},
+		{"cat /dev/stdin >/dev/null; exit 75", "4.3.0 temporary failure", config.Pipe{}},
 		{"exit 67", "5.1.1 ", config.Pipe{}},
-		{"echo 4.2.2 over quota; exit 77", `4.2.2 command died with status 77: "/bin/sh". Command output: over quota`, config.Pipe{}},
+		{"echo 4.2.2 over quota; exit 77", "4.2.2 permission denied. Command output: over quota", config.Pipe{}},
 		{"kill -KILL $$", "4.3.0 command died: signal: killed", config.Pipe{}},
 		{"true", "2.0.0 ", config.Pipe{Size: 30}},
 		{"true", "5.2.3 message too large", config.Pipe{Size: 29}},

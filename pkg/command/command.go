@@ -133,23 +133,27 @@ func (o *output) Write(p []byte) (int, error) {
 // verdicts are what exit statuses of commands mean (sysexits.h), as Postfix has
 // it.
 var verdicts = map[int]string{
-	64: "5.3.0", 65: "5.6.0", 66: "5.3.0", 67: "5.1.1", 68: "5.1.2", 69: "5.3.0", 70: "5.3.0", 71: "4.3.0",
-	72: "5.3.0", 73: "5.2.0", 74: "5.3.0", 75: "4.3.0", 76: "5.5.0", 77: "5.7.0", 78: "5.3.5",
+	64: "5.3.0 command line usage error", 65: "5.6.0 data format error", 66: "5.3.0 cannot open input",
+	67: "5.1.1 user unknown", 68: "5.1.2 host name unknown", 69: "5.3.0 service unavailable",
+	70: "5.3.0 internal software error", 71: "4.3.0 system resource problem", 72: "5.3.0 critical OS file missing",
+	73: "5.2.0 can't create user output file", 74: "5.3.0 input/output error", 75: "4.3.0 temporary failure",
+	76: "5.5.0 remote error in protocol", 77: "5.7.0 permission denied", 78: "5.3.5 local configuration error",
 }
 
 // exited is what became of a command that has ended itself. What it says may begin
-// with the status of a failure (RFC 3463), which then counts.
+// with the status of a failure (RFC 3463), which then counts. The command is no
+// business of the sender's, and named only where there is no better text.
 func (c *Command) exited(code int, said string) error {
 	if code == 0 {
 		return nil
 	}
-	status, known := verdicts[code]
+	verdict, known := verdicts[code]
 	if !known {
-		status = "5.3.0"
+		verdict = fmt.Sprintf("5.3.0 command died with status %d: %q", code, Short(c.Name))
 	}
-	e := &dsn.Error{}
+	status, text, _ := strings.Cut(verdict, " ")
+	e := &dsn.Error{Text: text}
 	e.Status, said = dsn.Cut(said, dsn.MustParse(status))
-	e.Text = fmt.Sprintf("command died with status %d: %q", code, Short(c.Name))
 	if said != "" {
 		e.Text += ". Command output: " + said
 	}

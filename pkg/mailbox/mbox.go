@@ -2,6 +2,7 @@ package mailbox
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -68,8 +69,7 @@ func (b *Mbox) append(from string, at time.Time, head string, content io.Reader)
 		return err
 	}
 	size := info.Size()
-	first := fmt.Sprintf("From %s %s\n", sender(from), at.Format(time.ANSIC))
-	err = b.write(f, size, message{first, head, content})
+	err = b.write(f, size, message{FromLine(from, at), head, content})
 	if err == nil {
 		err = b.Sync.Commit(f, b.Dir)
 	}
@@ -87,12 +87,9 @@ func (b *Mbox) append(from string, at time.Time, head string, content io.Reader)
 	return errors.Join(err, undo)
 }
 
-// sender is what stands for a sender in a line that begins a message.
-func sender(from string) string {
-	if from == "" {
-		return "MAILER-DAEMON"
-	}
-	return from
+// FromLine is the line that begins a message from that sender, in Postfix's form.
+func FromLine(from string, at time.Time) string {
+	return fmt.Sprintf("From %s  %s\n", cmp.Or(from, "MAILER-DAEMON"), at.Format(time.ANSIC))
 }
 
 // message is what is appended: the line that begins it, and what follows.

@@ -67,8 +67,8 @@ func TestAppend(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	line := "MAILER-DAEMON Wed Nov  4 09:08:07 2026\n"
-	want := "From s@example.org Wed Nov  4 09:08:07 2026\nReturn-Path: <s@example.org>\nSubject: x\n\n>From here\n>From\nFro\nFFrom \n>From \n\n" +
+	line := "MAILER-DAEMON  Wed Nov  4 09:08:07 2026\n"
+	want := "From s@example.org  Wed Nov  4 09:08:07 2026\nReturn-Path: <s@example.org>\nSubject: x\n\n>From here\n>From\nFro\nFFrom \n>From \n\n" +
 		"From " + line + "no line end\n\nFrom " + line + "From\n\n"
 	if got := content(t, dir); got != want {
 		t.Errorf("got %q\nwant %q", got, want)
@@ -129,7 +129,7 @@ func TestAppendFails(t *testing.T) {
 		}
 	}
 	// The limit is for the whole file, to the octet.
-	const message = "From MAILER-DAEMON Wed Nov  4 09:08:07 2026\nx\n\n"
+	const message = "From MAILER-DAEMON  Wed Nov  4 09:08:07 2026\nx\n\n"
 	for limit, want := range map[int64]string{int64(len(message)): "none", int64(len(message)) - 1: "5.2.2"} {
 		b := mbox(t, t.TempDir(), &syncer{})
 		b.Limit = limit
@@ -260,7 +260,7 @@ func TestManyAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	first := "From MAILER-DAEMON Wed Nov  4 09:08:07 2026\n"
+	first := "From MAILER-DAEMON  Wed Nov  4 09:08:07 2026\n"
 	if want := strings.Repeat(first+body+"\n", writers*messages); content(t, dir) != want {
 		t.Error("the messages are mixed, or not all there")
 	}

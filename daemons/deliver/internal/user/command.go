@@ -45,7 +45,8 @@ func (u *User) command(ctx context.Context, r *deliver.Request, content io.Reade
 	}
 	err = c.Feed(ctx, func(w io.Writer) error {
 		in := &source{Reader: content}
-		_ = mailbox.WriteLF(w, r.Prefix, in) // the command need not read all of it
+		// The first line is for procmail and its like. The command need not read all of it.
+		_ = mailbox.WriteLF(w, mailbox.FromLine(r.From, r.Arrival.Local())+r.Prefix, in)
 		return in.err
 	})
 	if err != nil {

@@ -180,7 +180,7 @@ func TestSpool(t *testing.T) {
 			t.Fatalf("%+v", got)
 		}
 	}
-	one := "From s@example.org " + r.Arrival.Local().Format(time.ANSIC) + "\n" + prefix + "Subject: x\n\n>From here\n\n"
+	one := "From s@example.org  " + r.Arrival.Local().Format(time.ANSIC) + "\n" + prefix + "Subject: x\n\n>From here\n\n"
 	if got := read(t, r.Path, "alice"); got != one+one {
 		t.Errorf("got %q", got)
 	}
