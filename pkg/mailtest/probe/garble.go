@@ -24,6 +24,7 @@ import (
 	"posthouse/pkg/protocol/deliver"
 	"posthouse/pkg/protocol/delivery"
 	"posthouse/pkg/protocol/queuectl"
+	"posthouse/pkg/protocol/recipient"
 	"posthouse/pkg/protocol/resolve"
 	"posthouse/pkg/protocol/rewrite"
 	"posthouse/pkg/protocol/showq"
@@ -53,8 +54,8 @@ func sample(socket string) (ipc.Protocol, *ipc.Message) {
 	case "cleanup", "submit":
 		cleanup.EncodeBegin(m, &e)
 		return cleanup.Protocol, m
-	case "smtp", "virtual":
-		(&delivery.Request{QueueID: id, Transport: "virtual", Sender: alice, Length: 10, Recipients: []envelope.Recipient{rcpt}}).Encode(m)
+	case "smtp", "virtual", "local":
+		(&delivery.Request{QueueID: id, Transport: path.Base(socket), Sender: alice, Length: 10, Recipients: []envelope.Recipient{rcpt}}).Encode(m)
 		return delivery.Protocol, m
 	case "deliver":
 		(&deliver.Request{Head: deliver.Head{Kind: deliver.Forward, User: "nobody"}, Files: []string{".forward"}}).Encode(m)
@@ -65,6 +66,9 @@ func sample(socket string) (ipc.Protocol, *ipc.Message) {
 	case "dns":
 		resolve.EncodeRequest(m, netip.MustParseAddr("192.0.2.1"))
 		return resolve.Protocol, m
+	case "recipient":
+		recipient.EncodeRequest(m, []string{"alice", "nobody"})
+		return recipient.Protocol, m
 	case "rewrite":
 		rewrite.Request{Op: rewrite.Verify, Addresses: []addr.Mailbox{alice}}.Encode(m)
 		return rewrite.Protocol, m

@@ -5,6 +5,7 @@ package system
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -19,6 +20,8 @@ const private = "/run/posthouse/private/"
 func TestGossip(t *testing.T) {
 	t.Parallel()
 	m := mailHost(t, "bookworm", "trusted: [127.0.0.0/8, 192.0.2.0/24]\n")
+	m.WriteFile("/etc/posthouse/conf.d/local.yaml", "domains: {local: [local.example]}\n", 0o644)
+	m.Script("useradd --create-home erin; ip address add 198.51.100.1/32 dev lo") // an address that is not trusted
 	l := newLoad(t, m)
 	l.send(8)
 	t.Run("clients", func(t *testing.T) { l.strangeClients(t) })
@@ -51,7 +54,7 @@ func (l *load) strangeClients(t *testing.T) {
 			sockets = append(sockets, f[1])
 		}
 	}
-	if len(sockets) < 10 {
+	if len(sockets) < 13 || !slices.Contains(sockets, deliverSocket) {
 		t.Fatalf("sockets: %q", sockets)
 	}
 	l.Run(append([]string{probePath}, args...)...)
@@ -75,6 +78,17 @@ func (l *load) impostors(t *testing.T) {
 	l.WriteFile("/root/plain", strings.ReplaceAll(forbidden, "\n", "\r\n"), 0o644)
 	retry := func(t *testing.T) { l.Run("posthouse", "queue", "retry", "--all") }
 	accepted := func(t *testing.T) { l.send(1) }
+	toErin := 0
+	local := func(t *testing.T) {
+		toErin++
+		l.RunInput([]byte("Subject: to erin\n\nx\n"), "sendmail", "erin@local.example")
+		retry(t)
+	}
+	stranger := func(t *testing.T) {
+		if out := l.Run(probePath, "send", "198.51.100.1:25", loadFrom, "stranger@local.example", "/root/plain"); !regexp.MustCompile(`^/root/plain (error ".*": )?450 4\.1\.1 `).MatchString(out) {
+			t.Errorf("by SMTP: %s", out)
+		}
+	}
 	bySMTP := func(t *testing.T) {
 		if out := l.Run(probePath, "send", "127.0.0.1:25", loadFrom, "alice@example.net", "/root/plain"); !regexp.MustCompile(`^/root/plain (error ".*": )?4\d\d `).MatchString(out) {
 			t.Errorf("by SMTP: %s", out)
@@ -104,6 +118,9 @@ func (l *load) impostors(t *testing.T) {
 		{"virtual", private + "virtual", "virtual", 4, retry},
 		{"smtp", private + "smtp", "smtp", 4, retry},
 		{"bounce", private + "bounce", "bounce", 4, retry},
+		{"recipient", private + "recipient", "recipient", 0, stranger},
+		{"local", private + "local", "local", 0, local},
+		{"deliver", private + "deliver", "deliver", 0, local},
 		{"showq", "/run/posthouse/public/showq", "showq", 0, func(t *testing.T) {
 			if r, err := l.Try("mailq"); err != nil || r.Code != 69 || !strings.Contains(r.Stderr, "mailq: ") {
 				t.Errorf("mailq: %+v, %v", r, err)
@@ -133,5 +150,8 @@ func (l *load) impostors(t *testing.T) {
 			l.Run(append([]string{"systemctl", "start"}, units...)...)
 			l.drain()
 		})
+	}
+	if got := strings.Count(l.ReadFile("/var/mail/erin"), "\nSubject: to erin\n"); got != toErin {
+		t.Errorf("%d of %d messages to erin", got, toErin)
 	}
 }
