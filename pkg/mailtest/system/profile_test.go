@@ -55,6 +55,8 @@ func TestProfile(t *testing.T) {
 		t.Errorf("%d messages have waited", len(got))
 	}
 
+	missed(t, m)
+
 	m.Run("posthouse", "profile", "none")
 	if on := m.Run("systemctl", "list-units", "--no-legend", "--state=active", "posthouse*.socket", "posthouse*.service", "posthouse*.timer", "posthouse*.path", "posthouse*.target"); on != "" {
 		t.Errorf("still on: %s", on)
@@ -69,4 +71,56 @@ func TestProfile(t *testing.T) {
 		t.Errorf("a user: %+v, %v", r, err)
 	}
 	healthy(t, m)
+}
+
+// missed: mail for a subsystem that is off comes in and waits, with the unit to
+// enable as its reason. Who does not exist is refused all the same where that is
+// known; where only the agent could say it, clients that are not trusted have to
+// come back.
+func missed(t *testing.T, m *mailtest.Machine) {
+	t.Helper()
+	m.WriteFile("/etc/posthouse/conf.d/local.yaml", "domains: {local: [local.example]}\n", 0o644)
+	m.Run("useradd", "--create-home", "erin")
+	m.CopyTo(buildProbe(t), probePath)
+	m.Script("chmod 755 " + probePath + "; mkdir " + sunk + "; ip address add 198.51.100.1/32 dev lo")
+	m.Start("sink", probePath, "sink", "127.0.0.1:2600", sunk)
+	m.WaitFor("the sink", time.Minute, func() bool { return m.Run("ss", "-Htln", "sport = 2600") != "" })
+	for _, c := range []struct{ units, to, arrives, toReply, stranger, strangerReply string }{
+		{"virtual", mailFor, alice, "250 2.1.5", "stranger@example.net", "550 5.1.1"},
+		{"smtp", "x@sink.example", sunk, "250 2.1.5", "x@elsewhere.example", "554 5.7.1"},
+		{"local recipient", "erin@local.example", "/var/mail/erin", "450 4.1.1", "stranger@local.example", "450 4.1.1"},
+		{"deliver", "erin@local.example", "/var/mail/erin", "250 2.1.5", "stranger@local.example", "550 5.1.1"},
+	} {
+		var sockets []string
+		for unit := range strings.FieldsSeq(c.units) {
+			sockets = append(sockets, "posthouse-"+unit+".socket")
+		}
+		// rewrite remembers for a while.
+		m.Run(append([]string{"systemctl", "stop", "posthouse-rewrite.service"}, sockets...)...)
+		subject := "without " + c.units
+		if out, code := swaks(t, m, "--to", c.to, "--header", "Subject: "+subject); code != 0 {
+			t.Errorf("%s off: %s", c.units, out)
+		}
+		for to, want := range map[string]string{c.to: c.toReply, c.stranger: c.strangerReply} {
+			if out, _ := swaks(t, m, "--server", "198.51.100.1", "--to", to, "--quit-after", "RCPT"); !strings.Contains(out, " "+want+" ") {
+				t.Errorf("%s off, to %s: no %s in %s", c.units, to, want, out)
+			}
+		}
+		m.WaitFor("the reason to name "+sockets[0], time.Minute, func() bool {
+			return strings.Contains(strings.Join(strings.Fields(m.Run("mailq")), " "), "enable "+sockets[0])
+		})
+		arrived := func() int {
+			return strings.Count(m.Script("grep -rh '^Subject: "+subject+"' "+c.arrives+" || true"), "\n")
+		}
+		if n := arrived(); n != 0 {
+			t.Errorf("%s off: %d messages have arrived", c.units, n)
+		}
+		m.Run(append([]string{"systemctl", "start"}, sockets...)...)
+		m.Run("posthouse", "queue", "retry", "--all")
+		emptyQueue(m, time.Minute)
+		if n := arrived(); n != 1 {
+			t.Errorf("%s on again: %d messages have arrived", c.units, n)
+		}
+	}
+	m.Script("rm /etc/posthouse/conf.d/local.yaml; systemctl stop sink")
 }
