@@ -256,13 +256,20 @@ func (a accounts) hostile() {
 echo SECRET >/home/alice/notes; echo SECRET >/srv/secret; chown alice: /home/alice/notes; chmod 644 /home/alice/notes; chmod 600 /srv/secret
 mkdir -p /srv/dir/new /srv/dir/tmp /srv/dir/cur; systemctl stop cron 2>/dev/null || true`)
 	a.WriteFile("/usr/local/bin/swap", `use POSIX;
+use File::Path "remove_tree";
 chdir "/home/mallory" or die;
 while (1) {
 	for my $at (qw(.forward mbox Maildir Maildir/new Maildir/tmp /var/mail/mallory /var/mail/mallory.lock)) {
 		for my $to (qw(/srv/secret /home/alice/notes /var/mail/alice /etc/passwd /srv/dir /srv/dir/new /home/mallory/none)) {
 			for my $make (sub { symlink $to, $at }, sub { link $to, $at }, sub { POSIX::mkfifo($at, 0600) }, sub { mkdir $at },
 				sub { open my $f, ">", $at or return; print $f "mallory\n" }, sub {}) {
-				-d $at && !-l $at ? rename $at, "$at.old" . $n++ : unlink $at;
+				if (-d $at && !-l $at) {
+					my $old = "$at.old" . $n++ % 20;
+					remove_tree $old;
+					rename $at, $old;
+				} else {
+					unlink $at;
+				}
 				$make->();
 			}
 		}
@@ -276,13 +283,9 @@ while (1) {
 { list \( -type d -printf '%p %m %u %g\n' \) -o -printf '%p %y %m %u %g %s %l\n'; list -type f -print0 | xargs -0 sha256sum; } | sort`
 	a.Script(rest + " >/run/before")
 	a.Run("systemd-run", "--quiet", "--collect", "--unit", "swap", "-p", "User=mallory", "perl", "/usr/local/bin/swap")
-	all := "\n"
-	for round := 0; round < 2 || !strings.Contains(all, "\n4."); round++ { // until something has been in the way
-		all += a.ask(100, 4, "forward", "mallory", ".forward")
-		all += a.ask(100, 4, "mailbox", "mallory", "Maildir/")
-		all += a.ask(20, 4, "mailbox", "mallory", "mbox") // may wait for locks
-		all += a.ask(20, 4, "mailbox", "mallory", ".forward")
-		all += a.ask(4, 2, "spool", "mallory", "/var/mail")
+	all := a.besieged()
+	for !strings.Contains(all, "\n2.") || !strings.Contains(all, "\n4.") { // nothing was in the way, or all the time
+		all += a.besieged()
 	}
 	a.Stop("swap")
 	if strings.Contains(all, "SECRET") || strings.Contains(all, "error ") || strings.Contains(all, "\n5.") {
@@ -291,8 +294,37 @@ while (1) {
 	if changes := a.Script(rest + " >/run/after; test `wc -l </run/after` -gt 1000; diff /run/before /run/after || true"); changes != "" {
 		a.t.Errorf("the rest of the file system has changed:\n%s\nanswers:\n%s", changes, all)
 	}
-	a.Script("rm -rf /home/mallory/* /home/mallory/.forward /var/mail/mallory*")
+	a.Script("rm -rf /run/answers.*; find /home/mallory -mindepth 1 -delete; rm -rf /var/mail/mallory*")
 	a.wants("2.0.0", "spool", "mallory", "/var/mail")
 	a.wants("2.0.0", "mailbox", "mallory", "Maildir/")
 	a.wants("2.0.0", "spool", "alice", "/var/mail")
+}
+
+// besieged has 10,000 things done for mallory, all kinds at once, and returns what
+// has been answered, each once and after a new line.
+func (a accounts) besieged() string {
+	a.t.Helper()
+	total := 0
+	for i, c := range []struct {
+		n, workers int
+		what       string
+	}{
+		{4900, 3, "forward mallory .forward"},
+		{4900, 3, "mailbox mallory Maildir/"},
+		{120, 1, "mailbox mallory mbox"}, // these may wait for locks
+		{75, 1, "mailbox mallory .forward"},
+		{5, 1, "spool mallory /var/mail"},
+	} {
+		total += c.n
+		a.Start(fmt.Sprint("siege", i), "sh", "-c", fmt.Sprintf("exec %s deliver %s %s %d %d %s >/run/answers.%d 2>&1", probePath, deliverSocket, probeLetter, c.n, c.workers, c.what, i))
+	}
+	start := time.Now()
+	a.WaitFor("the end of all deliveries", 20*time.Minute, func() bool {
+		return a.Run("systemctl", "list-units", "--no-legend", "siege*") == ""
+	})
+	a.t.Logf("%d deliveries in %v:\n%s", total, time.Since(start).Round(time.Second), a.Script("cut -c 1 /run/answers.* | sort | uniq -c"))
+	if got := a.Script("cat /run/answers.* | wc -l"); got != fmt.Sprintln(total) {
+		a.t.Errorf("%s answers, not %d", got, total)
+	}
+	return "\n" + a.Script("sort -u /run/answers.*")
 }
