@@ -81,8 +81,11 @@ func (v *varlink) account(name string) (*Account, error) {
 	if err != nil {
 		return nil, err
 	}
-	if u.UID == nil || u.GID == nil {
-		return nil, errors.New("a record without uid or gid")
+	if u.UID == nil {
+		return nil, errors.New("a record without uid")
+	}
+	if u.GID == nil {
+		u.GID = u.UID // the default of user records
 	}
 	a := &Account{Name: u.UserName, UID: *u.UID, GID: *u.GID, Home: u.Home, Shell: u.Shell}
 	if a.Home == "" {

@@ -1,13 +1,14 @@
 #!/bin/sh
 # pkg/mailtest/root.sh SUITE: prints the path of a Debian root (bookworm, trixie) for tests, and builds it if it is not
-# there. It holds systemd and what the tests talk to: swaks, Postfix's smtp-source and smtp-sink, Dovecot (not started).
+# there. It holds systemd and what the tests talk to: swaks, Postfix's smtp-source and smtp-sink, Dovecot and
+# systemd-userdbd (not started).
 # POSTHOUSE_TEST_CACHE=DIR   where roots are kept (default: /var/cache/posthouse-test)
 # The mirror and the proxy are those of the host's apt. Nobody writes to a root: machines are overlays over it.
 set -eu
-[ $# -eq 1 ] || { sed -n '2,5s/^# //p' "$0" >&2; exit 64; }
+[ $# -eq 1 ] || { sed -n '2,6s/^# //p' "$0" >&2; exit 64; }
 suite=$1
 cache=${POSTHOUSE_TEST_CACHE:-/var/cache/posthouse-test}
-packages=systemd,systemd-sysv,dbus,iproute2,procps,ca-certificates,strace,curl,openssl
+packages=systemd,systemd-sysv,systemd-userdbd,dbus,iproute2,procps,ca-certificates,strace,curl,openssl
 packages=$packages,swaks,libnet-ssleay-perl,dovecot-imapd,dovecot-pop3d,dovecot-lmtpd
 
 # mirror SUFFIX DEFAULT: where the host gets its own suite from.
@@ -52,7 +53,7 @@ done <"$work/options"
 cat >"$work/finish" <<'SCRIPT'
 set -eu
 export DEBIAN_FRONTEND=noninteractive
-systemctl disable -q dovecot.service dovecot.socket || true
+systemctl disable -q dovecot.service dovecot.socket systemd-userdbd.socket systemd-userdbd.service || true
 mkdir -p /opt/postfix
 cd /opt/postfix
 chmod 777 .
