@@ -54,6 +54,9 @@ func (p pause) end() time.Time {
 	return p.since.Add(firstPatience)
 }
 
+// tidyAfter is how long after the start a daemon returns memory.
+const tidyAfter = 2 * time.Second
+
 // ConfigDir is where the configuration is.
 const ConfigDir = "/etc/posthouse"
 
@@ -159,8 +162,10 @@ func (d *Daemon) run(setup func(*Daemon) error) error {
 	if err := activation.Notify(activation.Ready); err != nil {
 		d.Log.Warn(nil, "%v", err)
 	}
-	// What start-up needed is of no more use.
-	debug.FreeOSMemory()
+	// What start-up needed is of no more use; but a client is waiting, and it would
+	// wait for as long as all of the start has taken.
+	tidy := time.AfterFunc(tidyAfter, debug.FreeOSMemory)
+	defer tidy.Stop()
 	return d.supervise()
 }
 
