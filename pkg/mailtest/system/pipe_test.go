@@ -67,6 +67,7 @@ func TestPipe(t *testing.T) {
 			p.verdicts()
 			p.confined()
 			p.limits()
+			p.upgrade()
 			p.slow()
 			p.killed()
 			emptyQueue(m, time.Minute)
@@ -245,6 +246,28 @@ func (p pipes) limits() {
 	p.arrives()
 	if n := count(p.t, p.Machine, "/srv/list/new"); n != before+1 {
 		p.t.Errorf("%d messages more", n-before)
+	}
+}
+
+// upgrade: the package does not know the instances, and restarts those that run.
+// Their sockets stay.
+func (p pipes) upgrade() {
+	p.t.Helper()
+	p.send("x", "members@lists.example")
+	emptyQueue(p.Machine, time.Minute)
+	show := func(property, unit string) string {
+		return p.Run("systemctl", "show", "-P", property, "posthouse-pipe@list."+unit)
+	}
+	pid, since := show("MainPID", "service"), show("ActiveEnterTimestampMonotonic", "socket")
+	if pid == "0\n" {
+		p.t.Error("pipe has gone already")
+	}
+	p.Run("dpkg", "--install", "/root/package.deb")
+	if got := show("MainPID", "service"); got == pid {
+		p.t.Errorf("pipe is still process %s", got)
+	}
+	if got := show("ActiveEnterTimestampMonotonic", "socket"); got != since {
+		p.t.Error("its socket was stopped")
 	}
 }
 
