@@ -176,11 +176,7 @@ func (r *request) head() []string {
 		sender = r.pipe.NullSender
 	}
 	if r.has("F") {
-		from := sender
-		if from == "" {
-			from = "MAILER-DAEMON"
-		}
-		head = append(head, "From "+from+" "+r.Arrival.Local().Format(time.ANSIC))
+		head = append(head, strings.TrimSuffix(mailbox.FromLine(sender, r.Arrival.Local()), "\n"))
 	}
 	if r.has("R") {
 		head = append(head, "Return-Path: <"+sender+">")

@@ -85,8 +85,8 @@ func TestFlags(t *testing.T) {
 		".":     "A: b\n..dot\n\nFrom here\nend\n",
 		">":     "A: b\n.dot\n\n>From here\nend\n",
 		"huqX":  "A: b\n.dot\n\nFrom here\nend\n",
-		"F":     "From s@example.org " + date + "\nA: b\n.dot\n\nFrom here\nend\n",
-		"DORF.": "From s@example.org " + date + "\nReturn-Path: <s@example.org>\nX-Original-To: orig+x@example.org\nDelivered-To: \"a b\"@Example.NET\nA: b\n..dot\n\nFrom here\nend\n",
+		"F":     "From s@example.org  " + date + "\nA: b\n.dot\n\nFrom here\nend\n",
+		"DORF.": "From s@example.org  " + date + "\nReturn-Path: <s@example.org>\nX-Original-To: orig+x@example.org\nDelivered-To: \"a b\"@Example.NET\nA: b\n..dot\n\nFrom here\nend\n",
 	} {
 		for _, eol := range []string{"lf", "crlf"} {
 			s, dir := pipe(t, config.Pipe{Flags: flags, EOL: eol}, "cat >got")
@@ -104,7 +104,7 @@ func TestFlags(t *testing.T) {
 			}
 		}
 	}
-	for sender, want := range map[string]string{"MAILER-DAEMON": "From MAILER-DAEMON " + date + "\nReturn-Path: <MAILER-DAEMON>\n", "": "From MAILER-DAEMON " + date + "\nReturn-Path: <>\n"} {
+	for sender, want := range map[string]string{"MAILER-DAEMON": "From MAILER-DAEMON  " + date + "\nReturn-Path: <MAILER-DAEMON>\n", "": "From MAILER-DAEMON  " + date + "\nReturn-Path: <>\n"} {
 		s, dir := pipe(t, config.Pipe{Flags: "FR"}, "cat >got")
 		p := s.config().Pipes["x"]
 		p.NullSender = sender

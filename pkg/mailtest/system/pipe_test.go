@@ -154,7 +154,7 @@ func (p pipes) verdicts() {
 	p.list("full", "echo 5.2.2 the archive is full; exit 75")
 	for to, want := range map[string]string{
 		"nosuch": `dsn=5.1.1, status=bounced (command died with status 1: "/usr/local/bin/list". Command output: no list nosuch)`,
-		"full":   `dsn=5.2.2, status=bounced (command died with status 75: "/usr/local/bin/list". Command output: the archive is full)`,
+		"full":   `dsn=5.2.2, status=bounced (temporary failure. Command output: the archive is full)`,
 	} {
 		before := count(p.t, p.Machine, alice)
 		p.send("x", to+"@lists.example")
@@ -164,7 +164,7 @@ func (p pipes) verdicts() {
 		}
 	}
 	for script, want := range map[string]string{
-		"exit 75":                       `command died with status 75: "/usr/local/bin/list"`,
+		"exit 75":                       "(temporary failure)",
 		"echo 4.7.1 ask later; exit 67": "Command output: ask later",
 		"kill -KILL $$":                 "command died: signal: killed",
 	} {
