@@ -224,6 +224,7 @@ func TestIdentify(t *testing.T) {
 		{account.Account{Name: "alice", UID: 1000, GID: 1001, Groups: []uint32{0, 4, 27}}, deliver.Command, 1000, 1001, []uint32{4, 27}, ""},
 		{account.Account{Name: "alice", UID: 1000, GID: 1001, Groups: []uint32{0, 4, 27}}, deliver.Forward, 1000, 1001, []uint32{4, 27}, ""},
 		{account.Account{Name: "alice", UID: 1000, GID: 1001, Groups: []uint32{4, 27}}, deliver.Spool, 1000, 1001, spoolGroups, ""},
+		{account.Account{Name: "alice", UID: 1000, GID: 1001, Groups: []uint32{4, 27}}, deliver.Make, 1000, 1001, spoolGroups, ""},
 		{account.Account{Name: "nobody", UID: 65534, GID: 65534}, deliver.Command, 65534, 65534, nil, ""},
 		{account.Account{Name: "www-data", UID: 33, GID: 33}, deliver.Spool, 33, 33, spoolGroups, ""},
 		{account.Account{Name: "root"}, deliver.Spool, 900, 901, spoolGroups, ""},

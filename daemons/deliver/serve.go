@@ -79,10 +79,11 @@ func (s *service) identify(ctx context.Context, h deliver.Head) (*identity, erro
 	}
 	id := &identity{uid: a.UID, gid: a.GID, groups: a.Groups}
 	id.user = user.User{Class: user.ClassOf(h.Kind), Name: h.User, Home: a.Home, Shell: a.Shell}
+	inSpool := id.user.Class == user.ForSpool
 	switch {
 	case strings.HasPrefix(h.User, ours) || a.UID == s.self:
 		return nil, dsn.Errorf("4.3.5", "%s is a user of the mail system, and gets no mail", h.User)
-	case a.UID == 0 && h.Kind == deliver.Spool:
+	case a.UID == 0 && inSpool:
 		id.uid, id.gid = s.self, s.group // a file of its own group is made by the directory
 	case a.UID == 0:
 		return nil, dsn.Errorf("4.3.5", "nothing is done as root; give %s an alias", h.User)
@@ -92,11 +93,11 @@ func (s *service) identify(ctx context.Context, h deliver.Head) (*identity, erro
 	// Group root is no group to have either.
 	id.groups = nil
 	for _, g := range a.Groups {
-		if g != 0 && h.Kind != deliver.Spool {
+		if g != 0 && !inSpool {
 			id.groups = append(id.groups, g)
 		}
 	}
-	if h.Kind == deliver.Spool {
+	if inSpool {
 		group, err := groupOf(s.spool)
 		if err != nil {
 			return nil, dsn.Errorf("4.3.5", "spool of mailboxes: %v", err)

@@ -72,7 +72,7 @@ func (m *machine) Do(_ context.Context, r *deliver.Request, file *os.File) (deli
 	if _, err := deliver.DecodeRequest(b); err != nil {
 		m.t.Errorf("deliver would not understand: %v", err)
 	}
-	if (file == nil) != (r.Kind == deliver.Forward) {
+	if (file == nil) != (r.Kind == deliver.Forward || r.Kind == deliver.Make) {
 		m.t.Errorf("kind %d with descriptor %v", r.Kind, file)
 	}
 	m.asked = append(m.asked, r)
@@ -80,7 +80,7 @@ func (m *machine) Do(_ context.Context, r *deliver.Request, file *os.File) (deli
 		m.stop()
 	}
 	ok := deliver.Reply{Status: dsn.MustParse("2.0.0"), Text: "delivered"}
-	what := r.User + " " + map[deliver.Kind]string{deliver.Forward: "forward", deliver.Spool: "spool", deliver.Mailbox: "file " + r.Path, deliver.Command: "| " + r.Command}[r.Kind]
+	what := r.User + " " + map[deliver.Kind]string{deliver.Forward: "forward", deliver.Spool: "spool", deliver.Mailbox: "file " + r.Path, deliver.Command: "| " + r.Command, deliver.Make: "make in " + r.Path}[r.Kind]
 	if err := m.trouble[what]; err != nil {
 		return deliver.Reply{}, err
 	}
@@ -251,7 +251,7 @@ func TestWhatBecomesOfNames(t *testing.T) {
 		// .forward files.
 		{"bob@example.org", "f: bob/.forward far@away.example", "2.0.0", "<s@sender.example> to far@away.example"},
 		{"bob@example.org", "f: bob/.forward carol", "2.0.0", "<s@sender.example> to carol@example.org"},
-		{"forwards@example.org", "f: bob/.forward \\bob, \"|vacation bob\", /tmp/x/", "2.0.0", "bob spool; bob | vacation bob; bob file /tmp/x/"},
+		{"forwards@example.org", "f: bob/.forward \\bob, \"|vacation bob\", /tmp/x/", "2.0.0", "bob spool; bob make in /var/mail; bob | vacation bob; bob file /tmp/x/"},
 		{"bob@example.org", "f: bob/.forward ~/mail/new/, ~/box", "2.0.0", "bob file mail/new/; bob file box"},
 		{"bob@example.org", "f: bob/.forward BOB+x@localhost,bob", "2.0.0", "bob spool"},
 		{"bob@example.org", "f: bob/.forward # nothing", "2.0.0", "bob spool"},

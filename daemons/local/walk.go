@@ -218,7 +218,7 @@ func (w *walk) forwardFile(a *account.Account, targets []aliases.Target) outcome
 	for _, t := range targets {
 		switch t.Kind {
 		case aliases.Command:
-			o.add(w.command(a.Name, t.Text))
+			o.add(w.usersCommand(a, t.Text))
 		case aliases.File:
 			o.add(w.file(a.Name, t.Text))
 		case aliases.Include:

@@ -45,6 +45,14 @@ func (w *walk) file(user, path string) outcome {
 	return w.do(&deliver.Request{Head: deliver.Head{Kind: deliver.Mailbox, User: user}, Path: path, Limit: int64(w.cfg.Local.MailboxSize)})
 }
 
+// usersCommand runs a command of an account. It may deliver to the mailbox of the
+// account, as procmail does, but could not make it. What goes wrong with that the
+// command meets, if it needs the mailbox.
+func (w *walk) usersCommand(a *account.Account, text string) outcome {
+	_, _ = w.ask(&deliver.Request{Head: deliver.Head{Kind: deliver.Make, User: a.Name}, Path: w.cfg.Local.Spool})
+	return w.command(a.Name, text)
+}
+
 // command runs a command as user.
 func (w *walk) command(user, text string) outcome {
 	return w.do(&deliver.Request{
@@ -78,7 +86,7 @@ func (w *walk) ask(r *deliver.Request) (deliver.Reply, outcome) {
 	ctx, cancel := context.WithTimeout(w.ctx, r.Timeout+margin)
 	defer cancel()
 	file := w.job.File
-	if r.Kind == deliver.Forward {
+	if r.Kind == deliver.Forward || r.Kind == deliver.Make {
 		file = nil
 	}
 	reply, err := w.deliver.Do(ctx, r, file)

@@ -55,6 +55,18 @@ func (b *Mbox) Append(from string, at time.Time, head string, content io.Reader)
 	return &dsn.Error{Status: statusOf(err), Text: fmt.Sprintf("mailbox delivery failed: %s: %v", b.Name, err)}
 }
 
+// Make makes the file where it is missing.
+func (b *Mbox) Make() error {
+	f, err := b.open()
+	if errors.Is(err, errBusy) {
+		return nil // somebody else has made it
+	}
+	if err != nil {
+		return fmt.Errorf("mailbox %s: %w", b.Name, err)
+	}
+	return f.Close()
+}
+
 func (b *Mbox) append(from string, at time.Time, head string, content io.Reader) error {
 	f, unlock, err := b.lock()
 	if err != nil {

@@ -26,7 +26,7 @@ import (
 
 // Protocol is what the socket greets with. Stopping, local ends what it sends:
 // deliver then lets the child finish what is nearly done.
-var Protocol = ipc.Protocol{Name: "deliver", Version: 1, MaxRequest: 512 << 10, MaxReply: 128 << 10, Grace: 40 * time.Second}
+var Protocol = ipc.Protocol{Name: "deliver", Version: 2, MaxRequest: 512 << 10, MaxReply: 128 << 10, Grace: 40 * time.Second}
 
 // Path is where the server is.
 const Path = "/run/posthouse/private/deliver"
@@ -40,6 +40,7 @@ const (
 	Spool                   // append to a mailbox in the spool of mailboxes, /var/mail
 	Mailbox                 // append to a mailbox file, or deliver to a Maildir
 	Command                 // run a program, with the message as its input
+	Make                    // make the mailbox in the spool of mailboxes where it is missing
 )
 
 // MaxUser bounds the name of an account, in octets.
@@ -75,7 +76,7 @@ func DecodeHead(b []byte) (h Head, rest []byte, err error) {
 	name := string(b[1:HeadLen])
 	user := strings.TrimRight(name, "\x00")
 	h = Head{Kind(b[0]), user}
-	if h.Kind == 0 || h.Kind > Command {
+	if h.Kind == 0 || h.Kind > Make {
 		return Head{}, nil, fmt.Errorf("deliver request: kind %d", b[0])
 	}
 	if err := CheckUser(user); err != nil {
@@ -102,8 +103,8 @@ type Request struct {
 	Files []string // Forward: names beneath the home directory, the first that is there counts
 
 	// Path is, for Mailbox, the file, or with a slash at its end the Maildir:
-	// absolute, or beneath the home directory. For Spool it is the directory
-	// with the mailboxes.
+	// absolute, or beneath the home directory. For Spool and Make it is the
+	// directory with the mailboxes.
 	Path  string
 	Limit int64 // octets that a mailbox file may have; 0: any number
 
@@ -221,7 +222,7 @@ func NewClient(path string) *Client { return &Client{ipc.NewClient(path, Protoco
 func (c *Client) Wake(ctx context.Context) { c.ipc.Wake(ctx) }
 
 // Do has r done; file is the queue file, open for reading only, or nil for
-// Forward. An error says that nothing is known of it: defer. It is an
+// Forward and Make. An error says that nothing is known of it: defer. It is an
 // *ipc.UnavailableError where the server is switched off.
 func (c *Client) Do(ctx context.Context, r *Request, file *os.File) (reply Reply, err error) {
 	m := ipc.NewMessage()

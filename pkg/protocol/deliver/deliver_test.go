@@ -67,7 +67,7 @@ func TestRequest(t *testing.T) {
 	})
 	for what, change := range map[string]func(r *Request){
 		"kind 0":           func(r *Request) { r.Kind = 0 },
-		"kind 5":           func(r *Request) { r.Kind = Command + 1 },
+		"kind 5":           func(r *Request) { r.Kind = Make + 1 },
 		"a path for name":  func(r *Request) { r.User = "../root" },
 		"an option":        func(r *Request) { r.User = "-u" },
 		"a NUL in a name":  func(r *Request) { r.User = "a\x00b" },

@@ -15,19 +15,38 @@ import (
 
 // spool appends to the user's mailbox in the spool of mailboxes.
 func (u *User) spool(r *deliver.Request, content io.Reader) (string, error) {
-	if !filepath.IsAbs(r.Path) {
-		return "", dsn.Errorf("4.3.5", "spool of mailboxes: %.100q is no absolute path", r.Path)
-	}
-	dir, err := os.Open(r.Path)
+	b, err := u.inSpool(r)
 	if err != nil {
-		return "", dsn.Errorf("4.2.0", "spool of mailboxes: %v", err)
+		return "", err
 	}
-	defer dir.Close() // read-only
-	b := mailbox.Mbox{Dir: dir, Name: u.Name, Owner: u.uid, Limit: r.Limit, Sync: u.sync}
+	defer b.Dir.Close() // read-only
 	if err := b.Append(r.From, r.Arrival.Local(), r.Prefix, content); err != nil {
 		return "", err
 	}
 	return "delivered to mailbox", nil
+}
+
+// makeSpool makes that mailbox where it is missing, for a command of the user's
+// that delivers there: it may write to the file, but not make it.
+func (u *User) makeSpool(r *deliver.Request) error {
+	b, err := u.inSpool(r)
+	if err != nil {
+		return err
+	}
+	defer b.Dir.Close() // read-only
+	return b.Make()
+}
+
+// inSpool returns the mailbox, with its directory open.
+func (u *User) inSpool(r *deliver.Request) (*mailbox.Mbox, error) {
+	if !filepath.IsAbs(r.Path) {
+		return nil, dsn.Errorf("4.3.5", "spool of mailboxes: %.100q is no absolute path", r.Path)
+	}
+	dir, err := os.Open(r.Path)
+	if err != nil {
+		return nil, dsn.Errorf("4.2.0", "spool of mailboxes: %v", err)
+	}
+	return &mailbox.Mbox{Dir: dir, Name: u.Name, Owner: u.uid, Limit: r.Limit, Sync: u.sync}, nil
 }
 
 // devNull is what aliases name to throw mail away.

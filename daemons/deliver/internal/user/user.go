@@ -35,13 +35,13 @@ type Class string
 
 // The classes.
 const (
-	ForSpool Class = "spool" // kind Spool
+	ForSpool Class = "spool" // kinds Spool and Make
 	ForUser  Class = "user"  // the other kinds
 )
 
 // ClassOf returns the class of processes that serve k.
 func ClassOf(k deliver.Kind) Class {
-	if k == deliver.Spool {
+	if k == deliver.Spool || k == deliver.Make {
 		return ForSpool
 	}
 	return ForUser
@@ -163,8 +163,14 @@ func (u *User) answer(ctx context.Context, msg []byte, file *os.File, trouble er
 	if r.User != u.Name || ClassOf(r.Kind) != u.Class {
 		return nil, fmt.Errorf("a request for %s, kind %d", r.User, r.Kind)
 	}
-	if r.Kind == deliver.Forward {
+	switch r.Kind {
+	case deliver.Forward:
 		return u.forward(r.Files), nil
+	case deliver.Make:
+		if err := u.makeSpool(r); err != nil {
+			return failed(err), nil
+		}
+		return &deliver.Reply{Status: dsn.MustParse("2.0.0"), Text: "the mailbox is there"}, nil
 	}
 	content, err := content(r, file)
 	if err != nil {

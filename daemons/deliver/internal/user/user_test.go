@@ -196,6 +196,30 @@ func TestSpool(t *testing.T) {
 	}
 }
 
+// A mailbox is made where it is missing, and nothing else is done.
+func TestMakeSpool(t *testing.T) {
+	d := serve(t, self(t, ForSpool), nil)
+	d.file = nil
+	r := request(deliver.Make)
+	r.Path = t.TempDir()
+	for _, want := range []string{"", "old"} {
+		if got := d.ask(r); got.Status.String() != "2.0.0" {
+			t.Errorf("%+v", got)
+		}
+		info, err := os.Stat(r.Path + "/alice")
+		if err != nil || info.Mode() != 0o600 || read(t, r.Path, "alice") != want {
+			t.Errorf("not %q: %v, %v", want, info, err)
+		}
+		write(t, 0o600, "old", r.Path, "alice")
+	}
+	if err := errors.Join(os.Remove(r.Path+"/alice"), os.Symlink("/dev/null", r.Path+"/alice")); err != nil {
+		t.Fatal(err)
+	}
+	if got := d.ask(r); got.Status.String() != "4.2.0" {
+		t.Errorf("a link: %+v", got)
+	}
+}
+
 func TestMailbox(t *testing.T) {
 	u := self(t, ForUser)
 	d := serve(t, u, nil)
