@@ -26,9 +26,7 @@ func addresses(ctx context.Context, a asker, e *envelope.Envelope) error {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	for i := range e.Recipients {
-		if r := &e.Recipients[i]; r.Original.IsNull() {
-			r.Original = r.Address
-		}
+		e.Recipients[i].Original = given(&e.Recipients[i])
 	}
 	if err := complete(ctx, a, e); err != nil {
 		return err
@@ -37,6 +35,14 @@ func addresses(ctx context.Context, a asker, e *envelope.Envelope) error {
 		original(&e.Recipients[i])
 	}
 	return expand(ctx, a, e)
+}
+
+// given is the recipient as it was given.
+func given(r *envelope.Recipient) addr.Mailbox {
+	if r.Original.IsNull() {
+		return r.Address
+	}
+	return r.Original
 }
 
 // original records which recipient was given, with its domain, as notifications

@@ -155,8 +155,7 @@ func (s *service) begin(ctx context.Context, e *envelope.Envelope) (*transaction
 	case n > cfg.Limits.Recipients && e.Trace.Origin != envelope.FromSystem:
 		return nil, dsn.Errorf("5.5.3", "%d recipients, the limit is %d", n, cfg.Limits.Recipients)
 	case n == 1:
-		original(&e.Recipients[0])
-		t.only = e.Recipients[0].Original
+		t.only = given(&e.Recipients[0])
 	}
 	if err := s.checkSpace(cfg); err != nil {
 		return nil, err

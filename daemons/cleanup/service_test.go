@@ -83,7 +83,15 @@ func TestSubmit(t *testing.T) {
 	if r := m.Envelope.Recipients[0]; r.Address.String() != "root@example.org" || r.Original.String() != "root" || r.ORCPT.String() != "rfc822;root@example.org" {
 		t.Errorf("recipient %+v", r)
 	}
-	s.waitForNotices(t, id, id2)
+	id3, err := s.submit(t, fromLocal(t, "root"), "Subject: x\r\n\r\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, _ = s.read(t, id3)
+	if r := m.Envelope.Recipients[0]; r.Original.String() != "root" || r.ORCPT.String() != "rfc822;root@example.org" {
+		t.Errorf("the only recipient: %+v", r)
+	}
+	s.waitForNotices(t, id, id2, id3)
 }
 
 func (s *system) waitForNotices(t testing.TB, want ...queueid.ID) {
