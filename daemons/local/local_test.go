@@ -356,7 +356,7 @@ func TestNewMessage(t *testing.T) {
 		t.Errorf("%q", m.content[0])
 	}
 	// A list has its own sender, who asks for nothing.
-	if e := m.sent[1]; e.EnvID != "" || e.Return != 0 || e.Recipients[0].Notify != 0 || e.Recipients[0].ORCPT != (dsn.OriginalRecipient{}) {
+	if e := m.sent[1]; e.EnvID != "" || e.Return != 0 || e.Recipients[0].Notify != 0 || e.Recipients[0].Original != e.Recipients[0].Address || e.Recipients[0].ORCPT != (dsn.OriginalRecipient{}) {
 		t.Errorf("%+v", e)
 	}
 	// Who asked for a notification of success has it from where the message arrives:

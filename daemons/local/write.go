@@ -105,7 +105,9 @@ func (w *walk) env() []string {
 		{"LOCAL", to.Local()}, {"DOMAIN", to.Domain()}, {"EXTENSION", extension}, {"RECIPIENT", to.String()},
 		{"ORIGINAL_RECIPIENT", w.rcpt.Original.String()}, {"SENDER", w.job.Sender.String()}, {"ENVID", w.job.EnvID},
 	} {
-		env = append(env, v[0]+"="+strings.Map(safe, v[1]))
+		if v[1] != "" || v[0] == "SENDER" {
+			env = append(env, v[0]+"="+strings.Map(safe, v[1]))
+		}
 	}
 	return env
 }
@@ -188,6 +190,9 @@ func (w *walk) submit(owner addr.Mailbox, to []addr.Mailbox) (queueid.ID, error)
 	}
 	for _, m := range to {
 		rcpt.Address = m
+		if !owner.IsNull() {
+			rcpt.Original = m
+		}
 		e.Recipients = append(e.Recipients, rcpt)
 	}
 	mark := "Delivered-To: " + w.rcpt.Address.String() + "\r\n"
