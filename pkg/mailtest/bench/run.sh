@@ -4,17 +4,20 @@
 #   accept    until the last 250; nothing is delivered
 #   session   the same, all messages of a client over one connection
 #   relay     until smtp-sink has all
-#   deliver   until all are in a Maildir
+#   deliver   until all are in a Maildir of a virtual user
+#   mbox      until all are in mailboxes of 100 UNIX accounts, in /var/mail
+#   maildir   the same, in Maildirs in their homes
 # Prints the median of each, the ratio of the two, and what a message costs: CPU of the whole machine, journald and systemd
 # included but not the load generator, and flushes of the disk (with those of everyone else on this host).
 # BENCH_SESSIONS='1 10 50'   clients at once
 # BENCH_ROUNDS=3             runs of each
 # BENCH_MESSAGES=3000        messages of a run; a third of that from a single client
-# BENCH_WORK='accept session relay deliver'
+# BENCH_WORK='accept session relay deliver mbox maildir'
 set -eu
 cd "$(dirname "$0")/../../.."
 sessions=${BENCH_SESSIONS:-1 10 50} rounds=${BENCH_ROUNDS:-3} messages=${BENCH_MESSAGES:-3000}
-work=${BENCH_WORK:-accept session relay deliver}
+work=${BENCH_WORK:-accept session relay deliver mbox maildir}
+accounts=100
 export STATE=${STATE:-/run/posthouse-test} OVERLAY=${OVERLAY:-/var/tmp} OWNER=$$
 disk=$OVERLAY/posthouse-bench.$$
 results=$disk/results
@@ -37,8 +40,12 @@ trap 'exit 130' INT TERM
 
 # boot MTA: a machine whose queue and mail are on the disk itself and not on an overlay.
 boot() {
-	mkdir -p "$disk/$1/spool" "$disk/$1/vmail" "$disk/$1/done"
-	machine up "bench-$1" "$root" --bind="$disk/$1/spool:/var/spool" --bind="$disk/$1/vmail:/var/vmail"
+	for dir in spool vmail done mail home; do mkdir -p "$disk/$1/$dir"; done
+	chown root:mail "$disk/$1/mail"
+	chmod 2775 "$disk/$1/mail"
+	machine up "bench-$1" "$root" --bind="$disk/$1/spool:/var/spool" --bind="$disk/$1/vmail:/var/vmail" \
+		--bind="$disk/$1/mail:/var/mail" --bind="$disk/$1/home:/home"
+	machine run "bench-$1" sh -euc 'for i in $(seq "$1"); do useradd --create-home "user$i"; done' sh $accounts
 	machine run "bench-$1" sh -eu >"$disk/$1/log" 2>&1 || { tail -n 20 "$disk/$1/log" >&2; die "cannot set up $1"; }
 	# Not a unit of the machine, so that its CPU does not count.
 	machine run "bench-$1" sh -c 'echo $$ >/run/sink; exec smtp-sink -u nobody 127.0.0.1:2600 200' >/dev/null 2>&1 &
@@ -54,7 +61,7 @@ boot postfix <<'SETUP'
 export DEBIAN_FRONTEND=noninteractive
 mkdir -p /var/log/postfix
 dpkg --install /opt/postfix/postfix.deb
-postconf -e myhostname=mail.example.org mydestination= 'mynetworks=127.0.0.0/8' inet_protocols=ipv4 \
+postconf -e myhostname=mail.example.org mydestination=local.example 'mynetworks=127.0.0.0/8' inet_protocols=ipv4 \
 	in_flow_delay=0 default_process_limit=200 default_destination_concurrency_limit=50 initial_destination_concurrency=20 \
 	'smtp_connection_cache_destinations=[127.0.0.1]:2600' qmgr_message_active_limit=50000 max_use=10000 \
 	smtpd_tls_security_level=none smtp_tls_security_level=none smtpd_peername_lookup=no maillog_file=/var/log/postfix/log \
@@ -73,12 +80,14 @@ dpkg --install /var/spool/posthouse.deb
 cat >/etc/posthouse/conf.d/bench.yaml <<'YAML'
 hostname: mail.example.org
 domains:
+  local: [local.example]
   virtual: {example.net: {}}
   relay: {sink.example: {to: "smtp:[127.0.0.1]:2600"}}
 queue: {active_messages: 50000}
 transports:
   smtp: {deliveries: 200, concurrency: 50, initial_concurrency: 20}
   virtual: {deliveries: 200, concurrency: 50, initial_concurrency: 20}
+  local: {deliveries: 200}
 YAML
 posthouse check
 posthouse user add --no-password alice@example.net
@@ -97,16 +106,32 @@ cpu() { while read -r g; do if [ -f "$g/cpu.stat" ]; then sed -n 's/^usage_usec 
 flushes() { awk -v major="$(stat -c %Hd "$disk")" -v minor="$(stat -c %Ld "$disk")" '$1 == major && $2 == minor {print $19}' /proc/diskstats; }
 now() { date +%s%N; }
 
+# home MTA MAILBOX: where accounts get their mail, below their home; nothing stands for /var/mail.
+home() {
+	[ "$2" != "$(cat "$disk/$1/format" 2>/dev/null)" ] || return 0
+	case $1 in
+	postfix) machine run bench-postfix sh -euc 'postconf -e "home_mailbox=$1"; postfix reload' sh "$2" 2>/dev/null ;;
+	posthouse) machine run bench-posthouse sh -euc 'echo "local: {mailbox: \"$1\"}" >/etc/posthouse/conf.d/local.yaml; posthouse check; systemctl stop posthouse-local.service' sh "$2" ;;
+	esac
+	echo "$2" >"$disk/$1/format"
+}
+
 # run MTA WORK SESSIONS MESSAGES: one line of results. What has arrived stays, or is put away: an ext4 without a journal
 # looks, for every new file, at the inodes of all that were deleted in the minutes before.
 run() {
 	mta=$1 what=$2 clients=$3 n=$4
 	set -- smtp-source -s "$clients" -m "$n" -l 4096 -f sender@example.org
-	to=alice@example.net
 	case $what in
-	accept) to=hold@example.net ;;
-	session) to=hold@example.net; set -- "$@" -d ;;
-	relay) to=x@sink.example ;;
+	accept) set -- "$@" -t hold@example.net 127.0.0.1:25 ;;
+	session) set -- "$@" -d -t hold@example.net 127.0.0.1:25 ;;
+	relay) set -- "$@" -t x@sink.example 127.0.0.1:25 ;;
+	deliver) set -- "$@" -t alice@example.net 127.0.0.1:25 ;;
+	mbox | maildir)
+		if [ $what = mbox ]; then home "$mta" ''; else home "$mta" Maildir/; fi
+		n=$((n / accounts * accounts)) # each client takes one account after the other
+		set -- sh -c 'seq "$1" | xargs -P "$2" -I{} smtp-source -m "$3" -l 4096 -f sender@example.org -t user{}@local.example 127.0.0.1:25' \
+			sh $accounts "$clients" $((n / accounts))
+		;;
 	esac
 	held="$disk/$mta/spool/postfix/hold"
 	if [ $mta = posthouse ]; then held=$disk/posthouse/spool/posthouse/incoming; fi
@@ -116,8 +141,8 @@ run() {
 		fi ;;
 	esac
 	before=$(files "$disk/$mta/vmail") cpu=$(cpu $mta) flushes=$(flushes) start=$(now)
-	machine run "bench-$mta" "$@" -t "$to" 127.0.0.1:25 || die "$mta: smtp-source failed"
-	case $what in relay | deliver)
+	machine run "bench-$mta" "$@" || die "$mta: smtp-source failed"
+	case $what in relay | deliver | mbox | maildir)
 		# Unquoted: a list.
 		until [ "$(files $(queue $mta))" = 0 ]; do
 			if [ $(($(now) - start)) -gt 120000000000 ]; then
@@ -140,6 +165,16 @@ run() {
 	deliver)
 		delivered=$(($(files "$disk/$mta/vmail") - before))
 		[ $delivered = "$n" ] || die "$mta $what: $delivered of $n messages are in the Maildir"
+		;;
+	mbox)
+		delivered=$(find "$disk/$mta/mail" -type f -exec cat {} + | grep -c '^From ')
+		[ $delivered = "$n" ] || die "$mta $what: $delivered of $n messages are in mailboxes"
+		mv --backup=numbered -t "$disk/$mta/done" "$disk/$mta/mail"/*
+		;;
+	maildir)
+		delivered=$(files "$disk/$mta/home"/*/Maildir/new)
+		[ $delivered = "$n" ] || die "$mta $what: $delivered of $n messages are in Maildirs"
+		find "$disk/$mta/home"/*/Maildir/new -type f -exec mv -t "$disk/$mta/done" {} +
 		;;
 	esac
 }
