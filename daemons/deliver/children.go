@@ -21,11 +21,17 @@ import (
 // Bounds of children. They count until they have ended, which one that its user
 // has stopped does not do: it takes places of that user.
 const (
-	maxChildren = 100
-	maxOfUser   = 8
-	maxOfSpool  = 1 // a mailbox takes one message at a time; who waits for a lock polls
+	maxChildren  = 100
+	maxOfCommand = 8
+	// What is soon done waits for a child that is there rather than having another one
+	// started, which costs more.
+	maxOfUser  = 2
+	maxOfSpool = 1 // a mailbox takes one message at a time; who waits for a lock polls
 	// keepTime is how long a child is kept for more of its user's mail.
 	keepTime = 2 * time.Second
+	// maxUse is how many requests a child serves: one whose user never has enough makes
+	// room for others.
+	maxUse = 100
 )
 
 // identity is who a child is.
@@ -47,10 +53,13 @@ type place struct {
 }
 
 func (p place) most() int {
-	if p.class == user.ForSpool {
+	switch p.class {
+	case user.ForSpool:
 		return maxOfSpool
+	case user.ForUser:
+		return maxOfUser
 	}
-	return maxOfUser
+	return maxOfCommand
 }
 
 // process is a child that runs.
@@ -62,7 +71,9 @@ type process struct {
 // kid is a child in the pool.
 type kid struct {
 	conn  *ipc.Conn
+	at    place
 	key   string
+	used  int         // requests
 	left  atomic.Bool // it has been told to end
 	timer *time.Timer // while it is idle
 }
@@ -82,16 +93,19 @@ type pool struct {
 	idle    []*kid // oldest first
 	running map[place]int
 	all     int
-	changed chan struct{} // closed when a child has ended or is idle
+	waiting map[string]int // who waits for a child, by the key of its identity
+	changed chan struct{}  // closed when a child has ended or is idle
 }
 
 func newPool(start func(*identity) (process, error)) *pool {
-	return &pool{start: start, running: make(map[place]int), changed: make(chan struct{})}
+	return &pool{start: start, running: make(map[place]int), waiting: make(map[string]int), changed: make(chan struct{})}
 }
 
 // get returns a child that is id and has nothing to do.
 func (p *pool) get(ctx context.Context, id *identity) (*kid, error) {
 	at, key := place{id.uid, id.user.Class}, id.key()
+	p.wait(key, 1)
+	defer p.wait(key, -1)
 	for {
 		k, room, changed := p.take(at, key)
 		if k != nil {
@@ -123,10 +137,24 @@ func (p *pool) take(at place, key string) (k *kid, room bool, changed <-chan str
 		p.all++
 		return nil, true, nil
 	}
-	if len(p.idle) > 0 { // it makes room when it has ended
-		_ = p.remove(0).conn.Close()
+	// One that is idle makes room when it has ended: of this place, if that is what is
+	// full. One that somebody waits for would be started again at once.
+	for i, k := range p.idle {
+		if p.waiting[k.key] == 0 && (k.at == at || p.running[at] < at.most()) {
+			p.drop(p.remove(i))
+			break
+		}
 	}
 	return nil, false, p.changed
+}
+
+// wait adds to the number of those who wait for a child.
+func (p *pool) wait(key string, n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.waiting[key] += n; p.waiting[key] == 0 {
+		delete(p.waiting, key)
+	}
 }
 
 // remove takes an idle child out. p.mu is held.
@@ -147,7 +175,7 @@ func (p *pool) begin(id *identity, at place, key string) (*kid, error) {
 		_ = proc.wait() // who waits for its answer says what there is to say
 		p.ended(at)
 	}()
-	return &kid{conn: proc.conn, key: key}, nil
+	return &kid{conn: proc.conn, at: at, key: key}, nil
 }
 
 func (p *pool) ended(at place) {
@@ -169,7 +197,7 @@ func (p *pool) signal() {
 
 // put gives back a child that has answered.
 func (p *pool) put(k *kid) {
-	if k.left.Load() {
+	if k.used++; k.left.Load() || k.used >= maxUse {
 		p.drop(k)
 		return
 	}

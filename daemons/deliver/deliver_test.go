@@ -193,7 +193,7 @@ func TestUnconfinedChild(t *testing.T) {
 // A child that dies has deferred, and the next request has another one.
 func TestChildDies(t *testing.T) {
 	c := serve(t, someone(t, "alice"))
-	for range 2 * maxOfUser {
+	for range 2 * maxOfCommand {
 		if got := ask(t, c, command("kill -KILL $PPID; sleep 1000")); got.Status.String() != "4.3.0" {
 			t.Errorf("%+v", got)
 		}
@@ -285,7 +285,7 @@ func alice(class user.Class, uid uint32) *identity {
 }
 
 func TestPoolBounds(t *testing.T) {
-	for class, most := range map[user.Class]int{user.ForUser: maxOfUser, user.ForSpool: maxOfSpool} {
+	for class, most := range map[user.Class]int{user.ForUser: maxOfUser, user.ForSpool: maxOfSpool, user.ForCommand: maxOfCommand} {
 		f := &fakeChildren{t: t}
 		p := newPool(f.start)
 		var got []*kid
@@ -335,6 +335,50 @@ func TestPoolIsFull(t *testing.T) {
 	p.close()
 	if f.most > maxChildren {
 		t.Errorf("%d children", f.most)
+	}
+}
+
+// A child is kept for who waits for it, and from those who would gain nothing by its
+// end; but not for ever.
+func TestPoolKeepsForWaiting(t *testing.T) {
+	f := &fakeChildren{t: t}
+	p := newPool(f.start)
+	get := func(uid uint32) *kid {
+		k, err := p.get(t.Context(), alice(user.ForSpool, uid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k
+	}
+	idle, busy := get(1), get(2)
+	p.put(idle)
+	at, key := place{2, user.ForSpool}, alice(user.ForSpool, 2).key()
+	if k, room, _ := p.take(at, key); k != nil || room || len(p.idle) != 1 {
+		t.Errorf("one more of 2: %v, %v, and %d are idle", k, room, len(p.idle))
+	}
+	for uid := range uint32(maxChildren - 2) {
+		get(uid + 3)
+	}
+	late := place{1000, user.ForSpool}
+	p.wait(idle.key, 1)
+	if k, room, _ := p.take(late, "late"); k != nil || room || len(p.idle) != 1 {
+		t.Errorf("while somebody waits for it: %v, %v, and %d are idle", k, room, len(p.idle))
+	}
+	p.wait(idle.key, -1)
+	if k, room, _ := p.take(late, "late"); k != nil || room || len(p.idle) != 0 {
+		t.Errorf("the pool is full: %v, %v, and %d are idle", k, room, len(p.idle))
+	}
+	for n := 1; ; n++ {
+		p.put(busy)
+		if len(p.idle) == 0 {
+			if n != maxUse {
+				t.Errorf("ends after %d requests", n)
+			}
+			break
+		}
+		if k, _, _ := p.take(at, key); k != busy {
+			t.Fatalf("after %d requests: %v", n, k)
+		}
 	}
 }
 

@@ -159,7 +159,7 @@ func (a accounts) children() {
 	a.Start("long", probePath, "deliver", deliverSocket, probeLetter, "1", "1", "command", "alice", "sleep 1000; true", "1000")
 	var pid string
 	a.WaitFor("a child", time.Minute, func() bool {
-		pid = strings.TrimSpace(a.Script("pgrep -u alice -f '^deliver child user alice ' || true"))
+		pid = strings.TrimSpace(a.Script("pgrep -u alice -f '^deliver child command alice ' || true"))
 		return pid != "" && a.Script("pgrep -u alice -x sleep || true") != ""
 	})
 	for _, attempt := range []string{"cat /proc/%s/mem", "cat /proc/%s/environ", "ls /proc/%s/fd", "timeout 10 strace -p %s"} {

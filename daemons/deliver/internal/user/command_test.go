@@ -22,7 +22,7 @@ func TestCommand(t *testing.T) {
 	for fd := 3; fd < 1024; fd++ { // of whoever runs the test
 		syscall.CloseOnExec(fd)
 	}
-	u := self(t, ForUser)
+	u := self(t, ForCommand)
 	d := serve(t, u, nil)
 	for _, tt := range []struct{ command, status, text string }{
 		{"cat", "2.0.0", "delivered to command: cat"},
@@ -78,7 +78,7 @@ func TestCommand(t *testing.T) {
 }
 
 func TestEnvironment(t *testing.T) {
-	d := serve(t, self(t, ForUser), nil)
+	d := serve(t, self(t, ForCommand), nil)
 	for _, v := range []string{"", "X", "=x", "1X=x", "A B=x", "X=a\nb", "X=\x1b[0m", "BASH_FUNC_x%%=() { :; }"} {
 		r := request(deliver.Command)
 		r.Command, r.Env = "cat >ran", []string{v}
@@ -86,7 +86,7 @@ func TestEnvironment(t *testing.T) {
 			t.Errorf("%q: %+v", v, got)
 		}
 	}
-	u := self(t, ForUser)
+	u := self(t, ForCommand)
 	u.Home = "/nonexistent"
 	r := request(deliver.Command)
 	r.Command = "test `pwd` = /"
@@ -97,7 +97,7 @@ func TestEnvironment(t *testing.T) {
 
 // A command that takes too long ends, with all that it has started in its group.
 func TestCommandTimeLimit(t *testing.T) {
-	u := self(t, ForUser)
+	u := self(t, ForCommand)
 	d := serve(t, u, nil)
 	// The FIFO of who holds it open ends with the last of them.
 	r := request(deliver.Command)
@@ -126,7 +126,7 @@ func TestCommandTimeLimit(t *testing.T) {
 
 // A command does not get half a message for a whole one.
 func TestMessageCannotBeRead(t *testing.T) {
-	u := self(t, ForUser)
+	u := self(t, ForCommand)
 	r := request(deliver.Command)
 	r.Command = "cat >message && echo whole >whole"
 	content := io.MultiReader(strings.NewReader(strings.Repeat("x", 100_000)), iotest.ErrReader(errors.New("EIO")))

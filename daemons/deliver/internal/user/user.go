@@ -35,14 +35,18 @@ type Class string
 
 // The classes.
 const (
-	ForSpool Class = "spool" // kinds Spool and Make
-	ForUser  Class = "user"  // the other kinds
+	ForSpool   Class = "spool"   // kinds Spool and Make
+	ForUser    Class = "user"    // kinds Forward and Mailbox
+	ForCommand Class = "command" // kind Command, which may be slow: nothing else waits for it
 )
 
 // ClassOf returns the class of processes that serve k.
 func ClassOf(k deliver.Kind) Class {
-	if k == deliver.Spool || k == deliver.Make {
+	switch k {
+	case deliver.Spool, deliver.Make:
 		return ForSpool
+	case deliver.Command:
+		return ForCommand
 	}
 	return ForUser
 }
