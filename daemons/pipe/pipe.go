@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -108,7 +107,7 @@ func (r *request) run(ctx context.Context, args []string) error {
 	}
 	input, err := r.input()
 	if err != nil {
-		return fmt.Errorf("copy the message: %w", err)
+		return err
 	}
 	defer input.Close() // written by nobody any more
 	c := command.Command{
@@ -134,38 +133,24 @@ func environment() []string {
 	return env
 }
 
-// input returns the message as the command gets it, in a file without a name.
-func (r *request) input() (_ *os.File, err error) {
-	f, err := os.CreateTemp("", "message-")
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			_ = f.Close() // the error above is the one that tells
-		}
-	}()
-	if err := os.Remove(f.Name()); err != nil {
-		return nil, err
-	}
+// input returns the message as the command gets it.
+func (r *request) input() (*os.File, error) {
 	form := mailbox.Form{EOL: "\n", From: r.has(">"), Dot: r.has(".")}
 	if r.pipe.EOL == "crlf" {
 		form.EOL = "\r\n"
 	}
-	out := bufio.NewWriterSize(f, 32<<10)
-	for _, line := range r.head() {
-		_, _ = out.WriteString(line + form.EOL) // an error sticks
-	}
-	lines := mailbox.NewLines(out, form)
-	if err := mailbox.WriteLF(lines, "", io.NewSectionReader(r.Content, 0, r.Content.Size())); err != nil {
-		return nil, err
-	}
-	lines.End(r.has("B"))
-	if err := out.Flush(); err != nil {
-		return nil, err
-	}
-	_, err = f.Seek(0, io.SeekStart)
-	return f, err
+	return command.Input(func(f io.Writer) error {
+		out := bufio.NewWriterSize(f, 32<<10)
+		for _, line := range r.head() {
+			_, _ = out.WriteString(line + form.EOL) // an error sticks
+		}
+		lines := mailbox.NewLines(out, form)
+		if err := mailbox.WriteLF(lines, "", io.NewSectionReader(r.Content, 0, r.Content.Size())); err != nil {
+			return err
+		}
+		lines.End(r.has("B"))
+		return out.Flush()
+	})
 }
 
 // head are the lines that stand before the message.

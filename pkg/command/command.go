@@ -45,60 +45,39 @@ type Command struct {
 	Late  dsn.Status // the verdict on one that takes longer than Limit
 }
 
-// Run runs c with a file as its input. When ctx ends, c is killed. The error is
+// Input returns what fill writes, as a file without a name from its beginning on.
+// A message is all there before a program starts. With a pipe in its place the
+// program took the end of the process that writes, whatever that was, for the
+// end of the message.
+func Input(fill func(io.Writer) error) (_ *os.File, err error) {
+	f, err := os.CreateTemp("", "message-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = f.Close() // the error above is the one that tells
+			err = fmt.Errorf("copy the message: %w", err)
+		}
+	}()
+	if err := os.Remove(f.Name()); err != nil {
+		return nil, err
+	}
+	if err := fill(f); err != nil {
+		return nil, err
+	}
+	_, err = f.Seek(0, io.SeekStart)
+	return f, err
+}
+
+// Run runs c with input as its input. When ctx ends, c is killed. The error is
 // an *dsn.Error; without one the command has taken the message.
 func (c *Command) Run(ctx context.Context, input *os.File) error {
-	return c.run(ctx, func(cmd *exec.Cmd, _ context.CancelCauseFunc) error {
-		cmd.Stdin = input
-		if err := cmd.Start(); err != nil {
-			return err
-		}
-		return wait(cmd)
-	})
-}
-
-// Feed is Run where the input is what feed writes. An error of feed says that
-// the message cannot be read: the command is killed, for it would take the end of
-// its input for that of the message. It need not read all of it.
-func (c *Command) Feed(ctx context.Context, feed func(io.Writer) error) error {
-	return c.run(ctx, func(cmd *exec.Cmd, kill context.CancelCauseFunc) error {
-		in, err := cmd.StdinPipe()
-		if err == nil {
-			err = cmd.Start()
-		}
-		if err != nil {
-			return err
-		}
-		fed := make(chan error, 1)
-		go func() {
-			err := feed(in)
-			if err != nil {
-				kill(err)
-			} else {
-				_ = in.Close()
-			}
-			fed <- err
-		}()
-		err = wait(cmd) // and closes the input
-		return errors.Join(err, <-fed)
-	})
-}
-
-// wait waits for the end of cmd. How it has ended is in its ProcessState; the
-// error is that this is not known.
-func wait(cmd *exec.Cmd) error {
-	if err := cmd.Wait(); cmd.ProcessState == nil {
-		return err
-	}
-	return nil
-}
-
-func (c *Command) run(ctx context.Context, run func(*exec.Cmd, context.CancelCauseFunc) error) error {
 	ctx, kill := context.WithCancelCause(ctx)
 	defer kill(nil)
 	defer time.AfterFunc(c.Limit, func() { kill(errTime) }).Stop()
 	cmd := exec.CommandContext(ctx, c.Args[0], c.Args[1:]...)
-	cmd.Env, cmd.Dir = c.Env, c.Dir
+	cmd.Env, cmd.Dir, cmd.Stdin = c.Env, c.Dir, input
 	out := new(output)
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -108,7 +87,13 @@ func (c *Command) run(ctx context.Context, run func(*exec.Cmd, context.CancelCau
 	// it has left behind may keep it open.
 	cmd.WaitDelay = 2 * time.Second
 
-	err := run(cmd, kill)
+	err := cmd.Start()
+	if err == nil {
+		// How it has ended is in its ProcessState; an error is that this is not known.
+		if err = cmd.Wait(); cmd.ProcessState != nil {
+			err = nil
+		}
+	}
 	cause := context.Cause(ctx)
 	if errors.Is(cause, context.Canceled) {
 		cause = errLeave

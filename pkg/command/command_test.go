@@ -55,16 +55,9 @@ func TestVerdicts(t *testing.T) {
 		"kill -KILL $$":                 "4.3.0",
 		"yes 2>/dev/null | head -c 1000000; exit 67": "5.1.1",
 	} {
-		for how, run := range map[string]func(*Command) error{
-			"file": func(c *Command) error { return c.Run(t.Context(), message(t, "x\n")) },
-			"fed": func(c *Command) error {
-				return c.Feed(t.Context(), func(w io.Writer) error { _, _ = io.WriteString(w, strings.Repeat("x\n", 100_000)); return nil })
-			},
-		} {
-			err := run(sh(script))
-			if want == "" && err != nil || want != "" && (err == nil || !strings.HasPrefix(err.Error(), want) || len(err.Error()) > 2*maxOutput) {
-				t.Errorf("%s, %s: %v, want %q", script, how, err, want)
-			}
+		err := sh(script).Run(t.Context(), message(t, strings.Repeat("x\n", 100_000)))
+		if want == "" && err != nil || want != "" && (err == nil || !strings.HasPrefix(err.Error(), want) || len(err.Error()) > 2*maxOutput) {
+			t.Errorf("%s: %v, want %q", script, err, want)
 		}
 	}
 }
@@ -143,18 +136,29 @@ func TestEnds(t *testing.T) {
 	released(t, c.Dir+"/fifo")
 }
 
-// A command never takes half a message for a whole one.
-func TestMessageCannotBeRead(t *testing.T) {
-	c := sh("cat >got && echo >whole")
-	c.Dir = t.TempDir()
-	err := c.Feed(t.Context(), func(w io.Writer) error {
-		_, _ = io.WriteString(w, strings.Repeat("x", 100_000))
-		return errors.New("EIO")
-	})
-	if err == nil || dsn.Of(err).Status.Class() != dsn.Transient || !strings.Contains(err.Error(), "EIO") {
+// What cannot be read, or written, becomes no input: a command never takes half a
+// message for a whole one.
+func TestInput(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("TMPDIR", dir)
+	text := strings.Repeat("x", 100_000)
+	f, err := Input(func(w io.Writer) error { _, err := io.WriteString(w, text); return err })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if b, err := io.ReadAll(f); err != nil || string(b) != text {
+		t.Errorf("%d octets, %v", len(b), err)
+	}
+	eio := errors.New("EIO")
+	if _, err := Input(func(w io.Writer) error { _, _ = io.WriteString(w, text); return eio }); !errors.Is(err, eio) || dsn.Of(err).Status.Class() != dsn.Transient {
 		t.Errorf("%v", err)
 	}
-	if _, err := os.Stat(c.Dir + "/whole"); err == nil {
-		t.Error("the command has seen an end")
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+	t.Setenv("TMPDIR", dir+"/none")
+	if _, err := Input(func(io.Writer) error { return nil }); err == nil || dsn.Of(err).Status.Class() != dsn.Transient {
+		t.Errorf("no directory: %v", err)
 	}
 }

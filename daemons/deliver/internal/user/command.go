@@ -2,7 +2,6 @@ package user
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -43,30 +42,18 @@ func (u *User) command(ctx context.Context, r *deliver.Request, content io.Reade
 	if canEnter(u.Home) {
 		c.Dir = u.Home
 	}
-	err = c.Feed(ctx, func(w io.Writer) error {
-		in := &source{Reader: content}
-		// The first line is for procmail and its like. The command need not read all of it.
-		_ = mailbox.WriteLF(w, mailbox.FromLine(r.From, r.Arrival.Local())+r.Prefix, in)
-		return in.err
+	input, err := command.Input(func(w io.Writer) error {
+		// The first line is for procmail and its like.
+		return mailbox.WriteLF(w, mailbox.FromLine(r.From, r.Arrival.Local())+r.Prefix, content)
 	})
 	if err != nil {
 		return "", err
 	}
-	return "delivered to command: " + command.Short(r.Command), nil
-}
-
-// source remembers that the message could not be read.
-type source struct {
-	io.Reader
-	err error
-}
-
-func (s *source) Read(p []byte) (int, error) {
-	n, err := s.Reader.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
-		s.err = fmt.Errorf("the message cannot be read: %w", err)
+	defer input.Close() // written by nobody any more
+	if err := c.Run(ctx, input); err != nil {
+		return "", err
 	}
-	return n, err
+	return "delivered to command: " + command.Short(r.Command), nil
 }
 
 // plain are the characters of a command that needs no shell.
