@@ -1,15 +1,17 @@
 #!/bin/sh
 # pkg/mailtest/root.sh SUITE: prints the path of a Debian root (bookworm, trixie) for tests, and builds it if it is not
 # there. It holds systemd and what the tests talk to: swaks, Postfix's smtp-source and smtp-sink, Dovecot and
-# systemd-userdbd (not started).
+# systemd-userdbd (not started), and programs that send and sort mail. Packages that conflict with ours, or need a mail
+# system, are in /opt and not installed.
 # POSTHOUSE_TEST_CACHE=DIR   where roots are kept (default: /var/cache/posthouse-test)
 # The mirror and the proxy are those of the host's apt. Nobody writes to a root: machines are overlays over it.
 set -eu
-[ $# -eq 1 ] || { sed -n '2,6s/^# //p' "$0" >&2; exit 64; }
+[ $# -eq 1 ] || { sed -n '2,7s/^# //p' "$0" >&2; exit 64; }
 suite=$1
 cache=${POSTHOUSE_TEST_CACHE:-/var/cache/posthouse-test}
 packages=systemd,systemd-sysv,systemd-userdbd,dbus,iproute2,procps,ca-certificates,strace,curl,openssl
 packages=$packages,swaks,libnet-ssleay-perl,dovecot-imapd,dovecot-pop3d,dovecot-lmtpd
+packages=$packages,at,cron,git-email,libmailtools-perl,maildrop,mutt,php-cli,procmail,s-nail
 
 # mirror SUFFIX DEFAULT: where the host gets its own suite from.
 mirror() {
@@ -49,11 +51,14 @@ while IFS= read -r option; do
 done <"$work/options"
 
 # Runs in the root. Postfix conflicts with our package, so that it is laid out in /opt/postfix, with what it needs from
-# others. The package itself is there too, for machines that run Postfix.
+# others. The package itself is there too, for machines that run Postfix, and in /opt what depends on a mail system.
 cat >"$work/finish" <<'SCRIPT'
 set -eu
 export DEBIAN_FRONTEND=noninteractive
-systemctl disable -q dovecot.service dovecot.socket systemd-userdbd.socket systemd-userdbd.service || true
+for unit in dovecot.service dovecot.socket systemd-userdbd.socket systemd-userdbd.service atd.service cron.service \
+	courier-authdaemon.service; do
+	systemctl disable -q $unit || true
+done
 mkdir -p /opt/postfix
 cd /opt/postfix
 chmod 777 .
@@ -62,7 +67,18 @@ chmod 755 .
 mv postfix_*.deb postfix.deb
 chown root: postfix.deb
 dpkg -x postfix.deb .
-apt-get -q satisfy -y --no-install-recommends "$(dpkg-deb -f postfix.deb Pre-Depends Depends | sed -n 's/^[^:]*: //p' | paste -sd ,)"
+# needs FILE: what the package in it depends on, but for a mail system.
+needs() { dpkg-deb -f "$1" Pre-Depends Depends | sed -n 's/, default-mta | mail-transport-agent//; s/default-mta | mail-transport-agent, //; s/^[^:]*: //p' | paste -sd ,; }
+apt-get -q satisfy -y --no-install-recommends "$(needs postfix.deb)"
+cd /opt
+chmod 777 .
+for package in bsd-mailx logwatch; do
+	apt-get -q download $package
+	mv ${package}_*.deb $package.deb
+	chown root: $package.deb
+	apt-get -q satisfy -y --no-install-recommends "$(needs $package.deb)"
+done
+chmod 755 .
 for tool in smtp-source smtp-sink; do
 	printf '#!/bin/sh\nLD_LIBRARY_PATH=/opt/postfix/usr/lib/postfix exec /opt/postfix/usr/sbin/%s "$@"\n' $tool >/usr/local/bin/$tool
 	chmod 755 /usr/local/bin/$tool
@@ -70,7 +86,7 @@ done
 # What costs time, and what changes under a test.
 for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer \
 	systemd-networkd.service systemd-networkd.socket systemd-network-generator.service \
-	systemd-networkd-wait-online.service systemd-firstboot.service getty@.service console-getty.service; do
+	systemd-networkd-wait-online.service phpsessionclean.timer systemd-firstboot.service getty@.service console-getty.service; do
 	ln -sf /dev/null /etc/systemd/system/$unit
 done
 printf '[Journal]\nStorage=persistent\nRateLimitIntervalSec=0\n' >/etc/systemd/journald.conf.tmp
