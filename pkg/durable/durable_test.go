@@ -135,6 +135,11 @@ func commitDuringFlush(fs *fakeFS, how string, list []*os.File) []error {
 	for _, open := range first {
 		close(open)
 	}
+	for over := 0; over < len(first); runtime.Gosched() { // the next ones wait at the gate
+		fs.mu.Lock()
+		over = fs.calls
+		fs.mu.Unlock()
+	}
 	done := make(chan struct{})
 	go func() {
 		wg.Wait()
