@@ -36,14 +36,9 @@ func TestDaemonsMayComeAndGo(t *testing.T) {
 		u.want(t, "StartLimitIntervalSec=0", "PartOf=posthouse.target", "Slice=posthouse.slice", "Type=notify", "NotifyAccess=main",
 			"Restart=on-failure", "RestartSec=2s", "WatchdogSec=60s", "ExecReload=+/bin/kill -HUP $MAINPID",
 			"RootDirectoryStartOnly=yes")
-		if slices.Contains(chain, u.name) {
-			u.want(t, "Requisite="+u.socket())
-			same(t, u.name+": Sockets, which would start them", u.list("Sockets"), nil)
-		} else {
-			u.want(t, "Requires="+u.socket())
-			if !slices.Contains(u.list("Sockets"), u.socket()) {
-				t.Errorf("%s: Sockets= lacks its own socket", u.name)
-			}
+		u.want(t, "Requires="+u.socket())
+		if !slices.Contains(u.list("Sockets"), u.socket()) {
+			t.Errorf("%s: Sockets= lacks its own socket", u.name)
 		}
 		if !slices.Contains(u.list("After"), u.socket()) {
 			t.Errorf("%s: After= lacks its own socket", u.name)
@@ -69,20 +64,6 @@ func TestDaemonsMayComeAndGo(t *testing.T) {
 		if !slices.Contains(follow, u.name) {
 			u.want(t, "WantedBy=posthouse.target")
 		}
-	}
-}
-
-// What every message needs is started by who takes one, side by side with it, but
-// not where its socket is off.
-var chain = []string{"posthouse-cleanup.service", "posthouse-qmgr.service", "posthouse-rewrite.service"}
-
-func TestChain(t *testing.T) {
-	for _, u := range load(t, "service") {
-		var want []string
-		if slices.Contains([]string{"smtpd", "submission", "pickup"}, u.word()) {
-			want = chain
-		}
-		same(t, u.name+": Wants", u.list("Wants"), want)
 	}
 }
 
@@ -336,7 +317,7 @@ func TestWhoMayTalkToWhom(t *testing.T) {
 		if service != "posthouse-"+r.served+".service" && !(u.template() && service == "posthouse-"+r.served+"@.service") {
 			t.Errorf("%s: served by %s, want %s", u.name, service, r.served)
 		}
-		if !slices.Contains(chain, service) && !slices.Contains(services[service].list("Sockets"), u.name) {
+		if !slices.Contains(services[service].list("Sockets"), u.name) {
 			t.Errorf("%s: Sockets= lacks %s", service, u.name)
 		}
 		checkAccess(t, u, strings.TrimSuffix(filepath.Base(p), "-%i"), r, services)
