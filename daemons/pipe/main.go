@@ -35,7 +35,7 @@
 //
 // # Files
 //
-// /etc/posthouse/posthouse.yaml: pipes, recipient_delimiter; /tmp of its own.
+// /etc/posthouse/posthouse.yaml: pipes, recipient_delimiter; /tmp and /var/tmp of its own.
 package main
 
 import (

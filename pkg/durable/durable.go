@@ -59,6 +59,7 @@ type Committer struct {
 // line is what goes on at one file system.
 type line struct {
 	running int        // flushes
+	whole   bool       // one of them is a syncfs
 	waiting []*request // what comes next
 }
 
@@ -110,8 +111,7 @@ func (c *Committer) Commit(f, dir *os.File) error {
 	}
 	c.mu.Unlock()
 	if !full {
-		c.flush([]*request{r}, t)
-		if next := c.next(t.device); next != nil {
+		if next := c.flush([]*request{r}, t); next != nil {
 			// This caller has got what it wanted.
 			go c.flushAll(next, t)
 		}
@@ -138,42 +138,51 @@ func (c *Committer) Write(f, dir *os.File) error {
 	return nil
 }
 
-// next takes what has gathered while a flush ran: one, or all of many. With
-// nothing there, the flush was the last, and the next to come flushes by itself.
-func (c *Committer) next(device uint64) []*request {
+// next takes what has gathered while a flush of n files ran: one, or all of many.
+// With nothing there, the flush was the last, and the next to come flushes by
+// itself.
+//
+// No two syncfs run at a time: the kernel tells of a failed write once for each
+// descriptor of a directory, and so one would hear of what the other has lost.
+func (c *Committer) next(device uint64, n int) []*request {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	l := c.queues[device]
-	n := len(l.waiting)
-	if n == 0 {
+	if n > 1 {
+		l.whole = false
+	}
+	take := len(l.waiting)
+	if take == 0 {
 		if l.running--; l.running == 0 {
 			delete(c.queues, device)
 		}
 		return nil
 	}
-	if c.how != "syncfs" && n <= parallel {
-		n = 1
+	if c.how != "syncfs" && (take <= parallel || l.whole) {
+		take = 1
 	}
-	next := l.waiting[:n:n]
-	l.waiting = l.waiting[n:]
+	l.whole = l.whole || take > 1
+	next := l.waiting[:take:take]
+	l.waiting = l.waiting[take:]
 	return next
 }
 
 func (c *Committer) flushAll(requests []*request, t traits) {
 	for requests != nil {
-		c.flush(requests, t)
-		requests = c.next(t.device)
+		requests = c.flush(requests, t)
 	}
 }
 
-// flush serves requests on one file system, each with its own verdict.
-func (c *Committer) flush(requests []*request, t traits) {
+// flush serves requests on one file system, each with its own verdict, and returns
+// what is to be served next.
+func (c *Committer) flush(requests []*request, t traits) []*request {
 	if c.how == "syncfs" || len(requests) > 1 {
 		c.commitAll(requests)
-		return
+	} else {
+		r := requests[0]
+		r.done <- c.commitOne(r.file, r.dir, t)
 	}
-	r := requests[0]
-	r.done <- c.commitOne(r.file, r.dir, t)
+	return c.next(t.device, len(requests))
 }
 
 func (c *Committer) commitOne(f, dir *os.File, t traits) error {

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"sync"
 	"testing"
+	"time"
 )
 
 // fakeFS records what is durable, and fails where it is told to.
@@ -23,6 +24,7 @@ type fakeFS struct {
 	calls  int
 	synced map[*os.File]int
 	whole  int
+	inAll  int // calls of syncAll that have not returned
 
 	written int
 }
@@ -63,9 +65,13 @@ func (f *fakeFS) write(file *os.File) error {
 }
 
 func (f *fakeFS) syncAll(*os.File) error {
+	f.mu.Lock()
+	f.inAll++
+	f.mu.Unlock()
 	err := f.call()
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.inAll--
 	f.whole++
 	return err
 }
@@ -187,6 +193,63 @@ func TestBatch(t *testing.T) {
 		}
 		if fs.whole != tt.whole || fs.calls != tt.calls {
 			t.Errorf("%+v: %d calls of syncfs, %d in all", tt, fs.whole, fs.calls)
+		}
+	}
+}
+
+// TestOneSyncfs: while a syncfs runs, what gathers is synced one by one.
+func TestOneSyncfs(t *testing.T) {
+	fs := &fakeFS{traitsOf: traits{device: 1, namesWithData: true, batches: true}, gate: make(chan chan struct{})}
+	c := newCommitter("auto", fs)
+	until := func(what string, holds func() bool) {
+		t.Helper()
+		for end := time.Now().Add(time.Minute); ; runtime.Gosched() {
+			c.mu.Lock()
+			fs.mu.Lock()
+			ok := holds()
+			fs.mu.Unlock()
+			c.mu.Unlock()
+			if ok {
+				return
+			}
+			if time.Now().After(end) {
+				t.Fatalf("not %s: %d wait", what, len(c.queues[1].waiting))
+			}
+		}
+	}
+	var wg sync.WaitGroup
+	commit := func() { wg.Go(func() { _ = c.Commit(new(os.File), new(os.File)) }) }
+	var first []chan struct{}
+	for range parallel {
+		commit()
+		first = append(first, <-fs.gate)
+	}
+	gather := func() {
+		for range parallel + 1 {
+			commit()
+		}
+		until("all there", func() bool { return len(c.queues[1].waiting) == parallel+1 })
+	}
+	gather()
+	close(first[0])
+	until("a syncfs", func() bool { return fs.inAll == 1 })
+	gather()
+	close(first[1])
+	until("one more fsync", func() bool { return len(c.queues[1].waiting) == parallel })
+	for _, open := range first[2:] {
+		close(open)
+	}
+	done := make(chan struct{})
+	go func() {
+		wg.Wait()
+		close(done)
+	}()
+	for {
+		select {
+		case open := <-fs.gate:
+			close(open)
+		case <-done:
+			return
 		}
 	}
 }

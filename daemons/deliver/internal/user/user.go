@@ -75,8 +75,9 @@ func Main(args []string) error {
 	// What ends deliver is not to cut off what is being written; the end of the
 	// socket tells. Not ignored: commands would inherit that.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGXFSZ)
-	// The environment is empty. This is where commands are looked for.
-	if err := os.Setenv("PATH", command.SearchPath); err != nil {
+	// The environment is empty. This is where commands are looked for, and where their
+	// messages are: on disk, while /tmp may be memory.
+	if err := errors.Join(os.Setenv("PATH", command.SearchPath), os.Setenv("TMPDIR", "/var/tmp")); err != nil {
 		return err
 	}
 	c, err := ipc.FromFile(os.NewFile(Socket, "deliver"))
