@@ -3,6 +3,7 @@
 package system
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,7 +19,11 @@ func TestProfile(t *testing.T) {
 	m.WriteFile("/etc/posthouse/conf.d/test.yaml", conf, 0o644)
 	m.Run("posthouse", "user", "add", "--no-password", mailFor)
 	units := func() string {
-		return m.Script("systemctl show --property=Id,UnitFileState,ActiveState 'posthouse*.socket' 'posthouse*.timer' 'posthouse*.path' posthouse.target --all")
+		// systemctl lists what a pattern matches in the order of systemd's hash table, which changes.
+		shown := m.Script("systemctl show --property=Id,UnitFileState,ActiveState 'posthouse*.socket' 'posthouse*.timer' 'posthouse*.path' posthouse.target --all")
+		each := strings.Split(strings.TrimSpace(shown), "\n\n")
+		slices.Sort(each)
+		return strings.Join(each, "\n\n")
 	}
 	before := units()
 	if got := m.Run("posthouse", "profile"); got != "no profile is in force\n" {
