@@ -110,7 +110,7 @@ now() { date +%s%N; }
 home() {
 	[ "$2" != "$(cat "$disk/$1/format" 2>/dev/null)" ] || return 0
 	case $1 in
-	postfix) machine run bench-postfix sh -euc 'postconf -e "home_mailbox=$1"; postfix reload' sh "$2" 2>/dev/null ;;
+	postfix) machine run bench-postfix sh -euc 'postconf -e "home_mailbox=$1"; systemctl restart postfix' sh "$2" 2>/dev/null ;;
 	posthouse) machine run bench-posthouse sh -euc 'echo "local: {mailbox: \"$1\"}" >/etc/posthouse/conf.d/local.yaml; posthouse check >/dev/null; systemctl stop posthouse-local.service 2>/dev/null' sh "$2" ;;
 	esac
 	echo "$2" >"$disk/$1/format"
