@@ -61,7 +61,7 @@ boot postfix <<'SETUP'
 export DEBIAN_FRONTEND=noninteractive
 mkdir -p /var/log/postfix
 dpkg --install /opt/postfix/postfix.deb
-postconf -e myhostname=mail.example.org mydestination=local.example 'mynetworks=127.0.0.0/8' inet_protocols=ipv4 \
+postconf -e myhostname=mail.example.org mydestination=local.example mailbox_command= 'mynetworks=127.0.0.0/8' inet_protocols=ipv4 \
 	in_flow_delay=0 default_process_limit=200 default_destination_concurrency_limit=50 initial_destination_concurrency=20 \
 	'smtp_connection_cache_destinations=[127.0.0.1]:2600' qmgr_message_active_limit=50000 max_use=10000 \
 	smtpd_tls_security_level=none smtp_tls_security_level=none smtpd_peername_lookup=no maillog_file=/var/log/postfix/log \
