@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -231,10 +232,16 @@ func (p *pool) close() {
 	}
 }
 
-// newStarter returns what starts children. It does so from one thread, whose
-// capabilities no program that is started inherits: they hold until it has become
-// the user, and end there.
-func newStarter() (func(*identity) (process, error), error) {
+// childPath is the program of children, which is beside this one.
+func childPath() (string, error) {
+	self, err := os.Executable()
+	return filepath.Join(filepath.Dir(self), user.Program), err
+}
+
+// newStarter returns what starts children, which run program. It does so from one
+// thread, whose capabilities no program that is started inherits: they hold until
+// it has become the user, and end there.
+func newStarter(program string) (func(*identity) (process, error), error) {
 	type job struct {
 		id   *identity
 		done chan<- error
@@ -247,7 +254,7 @@ func newStarter() (func(*identity) (process, error), error) {
 		for j := range jobs {
 			var err error
 			cred := &syscall.Credential{Uid: j.id.uid, Gid: j.id.gid, Groups: j.id.groups}
-			*j.proc, err = startAs(j.id, cred)
+			*j.proc, err = startAs(program, j.id, cred)
 			j.done <- err
 		}
 	}()
@@ -277,9 +284,9 @@ func keepCapabilities() error {
 	return unix.Capset(&hdr, &data[0])
 }
 
-// startAs starts this program again. There is no Pdeathsig: the kernel would
-// want a right to signal the user for it. The end of the socket tells the child.
-func startAs(id *identity, cred *syscall.Credential) (process, error) {
+// startAs starts a child. There is no Pdeathsig: the kernel would want a right to
+// signal the user for it. The end of the socket tells the child.
+func startAs(program string, id *identity, cred *syscall.Credential) (process, error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return process{}, err
@@ -289,7 +296,7 @@ func startAs(id *identity, cred *syscall.Credential) (process, error) {
 	if err != nil {
 		return process{}, err
 	}
-	p, err := os.StartProcess("/proc/self/exe", append([]string{"deliver", child}, id.user.Args()...), &os.ProcAttr{
+	p, err := os.StartProcess(program, append([]string{user.Program}, id.user.Args()...), &os.ProcAttr{
 		Dir:   "/",
 		Env:   []string{},
 		Files: []*os.File{null, null, null, theirs},

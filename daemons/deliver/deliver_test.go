@@ -29,11 +29,13 @@ const strict = "strict"
 // TestMain lets this program be a child, too. What the sandbox gives is not there
 // in a test.
 func TestMain(m *testing.M) {
-	if len(os.Args) != 6 || os.Args[1] != child {
+	if os.Args[0] != user.Program {
 		os.Exit(m.Run())
 	}
 	if os.Args[3] == strict {
-		main()
+		if err := user.Main(os.Args[1:]); err != nil {
+			os.Exit(1)
+		}
 		return
 	}
 	syscall.CloseOnExec(user.Socket)
@@ -66,12 +68,12 @@ func someone(t *testing.T, name string) *account.Account {
 // serve returns a client of a deliver that knows one account.
 func serve(t *testing.T, a *account.Account) *deliver.Client {
 	t.Helper()
-	start, err := newStarter()
+	start, err := newStarter("/proc/self/exe")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if os.Getuid() != 0 {
-		start = func(id *identity) (process, error) { return startAs(id, nil) }
+		start = func(id *identity) (process, error) { return startAs("/proc/self/exe", id, nil) }
 	}
 	s := newService(maillog.New("deliver"), newPool(start))
 	s.lookup = func(_ context.Context, name string) (*account.Account, error) {

@@ -12,11 +12,9 @@
 //
 // Runs as _ph-deliver with CAP_SETUID and CAP_SETGID, the only program of
 // Posthouse that has capabilities. It reads nothing that a user has written, and
-// looks accounts up. Its children, the same program started again, have the
-// user's uid, gid and groups, no capability and no way back, three descriptors of
-// /dev/null and a socket, and no environment. internal/user is all that they run;
-// it checks all of this before it does anything. The program has mode 0711: its
-// processes cannot be traced by the user that they are.
+// looks accounts up. Its children, of the program deliver-as, have the user's uid,
+// gid and groups, no capability and no way back, three descriptors of /dev/null
+// and a socket, and no environment.
 //
 // Who writes to the spool of mailboxes has its group, and with it could get at
 // the mailboxes of others: such a child has no other group, and does nothing else.
@@ -32,39 +30,26 @@
 //
 // # Standards
 //
-// The mbox format (RFC 4155, appendix A, with > before From), Maildir (as qmail
-// defined it), sysexits.h, RFC 3463 (status codes).
+// RFC 3463 (status codes).
 //
 // # Files
 //
-// /etc/passwd and /etc/group, or systemd-userdbd; home directories; /var/mail.
+// /etc/passwd and /etc/group, or systemd-userdbd.
 package main
 
 import (
-	"fmt"
-	"os"
-
-	"posthouse/daemons/deliver/internal/user"
 	"posthouse/pkg/daemon"
 	"posthouse/pkg/protocol/deliver"
 )
 
-// child is the first argument of a process that is to be a user.
-const child = "child"
-
-func main() {
-	if len(os.Args) > 1 && os.Args[1] == child {
-		if err := user.Main(os.Args[2:]); err != nil {
-			fmt.Fprintln(os.Stderr, "deliver:", err) // for who has started it by hand
-			os.Exit(1)
-		}
-		return
-	}
-	daemon.Main("deliver", setup)
-}
+func main() { daemon.Main("deliver", setup) }
 
 func setup(d *daemon.Daemon) error {
-	start, err := newStarter()
+	program, err := childPath()
+	if err != nil {
+		return err
+	}
+	start, err := newStarter(program)
 	if err != nil {
 		return err
 	}

@@ -72,7 +72,7 @@ var rules = []rule{
 	{"socket", "who wants a socket asks its protocol", "pkg/protocol/arrival pkg/protocol/bounce pkg/protocol/cleanup pkg/protocol/deliver pkg/protocol/delivery " +
 		"pkg/protocol/queuectl pkg/protocol/recipient pkg/protocol/resolve pkg/protocol/rewrite pkg/protocol/showq", false},
 	{"log.Fatal* log.Panic*", "ends the process behind everybody's back", "", false},
-	{"os.Exit", "programs end in main", "daemons/commands/posthouse daemons/commands/sendmail daemons/deliver packaging/static pkg/daemon pkg/mailtest/probe", false},
+	{"os.Exit", "programs end in main", "daemons/commands/posthouse daemons/commands/sendmail daemons/deliver/deliver-as packaging/static pkg/daemon pkg/mailtest/probe", false},
 	{"testing testing/*", "programs contain no tests", "pkg/ipc/ipctest pkg/mailtest pkg/wire/wiretest", false},
 
 	{"os/exec", "daemons start nobody; posthouse: systemctl; command: what gets mail", "daemons/commands/posthouse daemons/deliver/internal/user pkg/command pkg/mailtest pkg/mailtest/probe", false},

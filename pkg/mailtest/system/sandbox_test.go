@@ -398,7 +398,7 @@ func deeds(daemon string) []deed {
 		{"setuid:/tmp/" + daemon, nil, []string{"EPERM"}},
 	}
 	// The programs of the others.
-	for _, program := range []string{"bounce", "cleanup", "deliver", "dns", "local", "pickup", "pipe", "qmgr", "rewrite", "showq", "smtp", "smtpd", "virtual"} {
+	for _, program := range []string{"bounce", "cleanup", "deliver", "deliver-as", "dns", "local", "pickup", "pipe", "qmgr", "rewrite", "showq", "smtp", "smtpd", "virtual"} {
 		if program != daemon && (program != "smtpd" || daemon != "submission") {
 			list = append(list, deed{"become:/libexec/" + program, nil, []string{"EACCES"}})
 		}

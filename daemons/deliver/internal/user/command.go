@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"regexp"
 	"strings"
 	"time"
 
@@ -56,12 +55,17 @@ func (u *User) command(ctx context.Context, r *deliver.Request, content io.Reade
 	return "delivered to command: " + command.Short(r.Command), nil
 }
 
-// plain are the characters of a command that needs no shell.
-var plain = regexp.MustCompile(`^[-A-Za-z0-9!@%_=+:,./ \t]+$`)
+// special reports a character of which a command line needs a shell. Here and
+// below no package is used that has tables to make at every start.
+func special(r rune) bool { return !alphanumeric(r) && !strings.ContainsRune("-!@%_=+:,./ \t", r) }
+
+func alphanumeric(r rune) bool {
+	return 'A' <= r && r <= 'Z' || 'a' <= r && r <= 'z' || '0' <= r && r <= '9'
+}
 
 // words are the program and the arguments of a command line.
 func words(line string) []string {
-	if words := strings.Fields(line); plain.MatchString(line) && len(words) > 0 {
+	if words := strings.Fields(line); !strings.ContainsFunc(line, special) && len(words) > 0 {
 		// What is not found may be a command of the shell. If it is not, the
 		// shell knows best what to say.
 		if _, err := exec.LookPath(words[0]); err == nil {
@@ -76,14 +80,19 @@ func canEnter(dir string) bool {
 	return err == nil && info.IsDir() && unix.Access(dir, unix.X_OK) == nil
 }
 
-// variable is what the environment may have.
-var variable = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*=[^\x00-\x1f\x7f]*$`)
+// isVariable reports whether the environment may have s.
+func isVariable(s string) bool {
+	name, value, ok := strings.Cut(s, "=")
+	return ok && name != "" && (name[0] < '0' || name[0] > '9') &&
+		!strings.ContainsFunc(name, func(r rune) bool { return !alphanumeric(r) && r != '_' }) &&
+		!strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r == 0x7f })
+}
 
 // environment is that of a command. Of a variable that is there twice os/exec
 // takes the last.
 func (u *User) environment(asked []string) ([]string, error) {
 	for _, v := range asked {
-		if !variable.MatchString(v) {
+		if !isVariable(v) {
 			return nil, fmt.Errorf("environment: %.100q", v)
 		}
 	}

@@ -138,3 +138,27 @@ func TestMessageCannotBeRead(t *testing.T) {
 		t.Error("the command has seen an end")
 	}
 }
+
+func TestEnvironmentIsVariables(t *testing.T) {
+	for s, want := range map[string]bool{
+		"A=": true, "_a9=x y=z\u00fc": true, "A": false, "=x": false, "9A=x": false, "A B=x": false, "A-B=x": false, "\u00c4=x": false,
+		"A=x\ny": false, "A=\x7f": false, "A=\x00": false, "": false,
+	} {
+		if isVariable(s) != want {
+			t.Errorf("%q: %t", s, !want)
+		}
+	}
+}
+
+func TestShellOnlyWhereItIsNeeded(t *testing.T) {
+	t.Setenv("PATH", command.SearchPath)
+	for line, want := range map[string]string{
+		"cat -u /a_b=1,2:3 x@y%z!\t+": "cat", "/bin/cat .x": "/bin/cat",
+		"cat $HOME": "/bin/sh", "cat 'x'": "/bin/sh", "cat x;id": "/bin/sh", "cat *": "/bin/sh", "cat \u00fc": "/bin/sh", "cat x\nid": "/bin/sh",
+		"exit 75": "/bin/sh", "": "/bin/sh",
+	} {
+		if got := words(line); got[0] != want {
+			t.Errorf("%q: %q", line, got)
+		}
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -25,6 +26,13 @@ import (
 	"posthouse/pkg/protocol/deliver"
 	"posthouse/pkg/wire"
 )
+
+// Program is the name of the program that runs Main.
+const Program = "deliver-as"
+
+// version is that of what deliver and the process say to each other. An upgrade
+// has the one replaced before the other has ended.
+var version = strconv.Itoa(int(deliver.Protocol.Version))
 
 // Socket is the descriptor that the process inherits, beside three of /dev/null.
 const Socket = 3
@@ -63,12 +71,14 @@ type User struct {
 }
 
 // Args are the arguments of the process, for Main.
-func (u *User) Args() []string { return []string{string(u.Class), u.Name, u.Home, u.Shell} }
+func (u *User) Args() []string {
+	return []string{version, string(u.Class), u.Name, u.Home, u.Shell}
+}
 
 // Main is the whole life of the process.
 func Main(args []string) error {
-	if len(args) != 4 {
-		return errors.New("it is deliver that starts this")
+	if len(args) != 5 || args[0] != version {
+		return errors.New("it is deliver that starts this, and of the same version")
 	}
 	// Before anything is started that would inherit it.
 	syscall.CloseOnExec(Socket)
@@ -84,7 +94,7 @@ func Main(args []string) error {
 	if err != nil {
 		return err
 	}
-	u := New(Class(args[0]), args[1], args[2], args[3])
+	u := New(Class(args[1]), args[2], args[3], args[4])
 	return u.Serve(c, confined())
 }
 
