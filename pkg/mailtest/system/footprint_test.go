@@ -18,7 +18,13 @@ import (
 //
 // Not parallel to others: they would be measured too.
 func TestLatency(t *testing.T) {
-	m := mailHost(t, "bookworm", "")
+	for _, suite := range suites {
+		t.Run(suite, func(t *testing.T) { latency(t, mailHost(t, suite, "")) })
+	}
+}
+
+func latency(t *testing.T, m *mailtest.Machine) {
+	t.Helper()
 	m.RunInput([]byte("Subject: makes the Maildir\n\nx\n"), "sendmail", "-f", "s@example.org", "alice@example.net")
 	emptyQueue(m, time.Minute)
 	if inSlice(m) == "" {
