@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// source is this file, from which the manual takes the comments.
+// Source is this file, from which the manual takes the comments.
 //
 //go:embed config.go
-var source string
+var Source string
 
 // Config is the whole configuration. A zero Config is not a working one: Load
 // fills in the defaults.

@@ -380,7 +380,7 @@ func checkKind(kind, text string) error {
 	case "flags":
 		return checkPipeFlags(text)
 	case "pipe":
-		if !pipeName.MatchString(text) {
+		if !pipeName().MatchString(text) {
 			return fmt.Errorf("%q is not a name of at most 27 small letters, digits and hyphens", text)
 		}
 	case "text":

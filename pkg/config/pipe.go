@@ -8,14 +8,16 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // pipePrefix is what the names of the transports begin with that are commands.
 const pipePrefix = "pipe-"
 
 // pipeName is what a pipe may be called: the name is a part of a transport, of a
-// socket's path and of the names of units.
-var pipeName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,26}$`)
+// socket's path and of the names of units. It is compiled where there is a pipe:
+// every daemon that starts has somebody wait for it.
+var pipeName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,26}$`) })
 
 // PipeTransport is the transport that the pipe called name is.
 func PipeTransport(name string) string { return pipePrefix + name }
@@ -52,7 +54,9 @@ func ByRecipient(argument []Part) bool {
 }
 
 // macro is $name, ${name} or $(name).
-var macro = regexp.MustCompile(`^(?:([A-Za-z0-9_]+)|\{([^{}]*)\}|\(([^()]*)\))`)
+var macro = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^(?:([A-Za-z0-9_]+)|\{([^{}]*)\}|\(([^()]*)\))`)
+})
 
 // ParseArgument reads an argument of a command, in which $name, ${name} and
 // $(name) are macros, and $$ is a dollar sign.
@@ -76,7 +80,7 @@ func ParseArgument(s string) ([]Part, error) {
 		if !found {
 			return parts, nil
 		}
-		m := macro.FindStringSubmatch(after)
+		m := macro().FindStringSubmatch(after)
 		if m == nil {
 			return nil, fmt.Errorf("%q: a $ that is not followed by a macro; $$ stands for $", s)
 		}

@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 
 	"posthouse/pkg/cli"
-	"posthouse/pkg/config"
+	"posthouse/pkg/config/reference"
 )
 
 func generateCommand() *cli.Command {
@@ -53,7 +53,7 @@ A dot stands for nesting: queue.retry.min is the key min in retry in queue.
 A change needs no restart. posthouse check verifies it; a broken one leaves the old one in force for daemons that run.
 .SH SETTINGS
 `)
-	if err := config.Reference(w); err != nil {
+	if err := reference.Write(w); err != nil {
 		fmt.Fprintf(w, "%v\n", err)
 	}
 	for _, s := range tableSections {

@@ -1,4 +1,7 @@
-package config
+// Package reference writes the manual of the configuration, of what its source
+// says of each setting. It is for posthouse(1): daemons shall not start with a
+// parser of Go in them.
+package reference
 
 import (
 	"fmt"
@@ -7,68 +10,21 @@ import (
 	"go/token"
 	"io"
 	"reflect"
-	"slices"
 	"strconv"
 	"strings"
+
+	"posthouse/pkg/config"
 )
 
-// Setting is one setting that is in force.
-type Setting struct {
-	Key    string `json:"key"`
-	Value  any    `json:"value"`
-	Source string `json:"source"` // file and line, or "default"
-}
-
-// Settings returns all that is in force, in the order of the manual. Entries of
-// maps are settings of their own.
-func (c *Config) Settings() []Setting {
-	var all []Setting
-	c.collect(reflect.ValueOf(*c), "", &all)
-	return all
-}
-
-func (c *Config) collect(v reflect.Value, path string, all *[]Setting) {
-	switch v.Kind() {
-	case reflect.Struct:
-		for i := range v.NumField() {
-			if name := v.Type().Field(i).Tag.Get("yaml"); name != "" {
-				c.collect(v.Field(i), strings.TrimPrefix(path+"."+name, "."), all)
-			}
-		}
-		if v.NumField() == 0 {
-			*all = append(*all, Setting{path, struct{}{}, c.sourceOf(path)})
-		}
-	case reflect.Map:
-		keys := v.MapKeys()
-		slices.SortFunc(keys, func(a, b reflect.Value) int { return strings.Compare(a.String(), b.String()) })
-		for _, k := range keys {
-			c.collect(v.MapIndex(k), path+"."+k.String(), all)
-		}
-	default:
-		value := v.Interface()
-		if s, ok := value.(fmt.Stringer); ok {
-			value = s.String()
-		}
-		*all = append(*all, Setting{path, value, c.sourceOf(path)})
-	}
-}
-
-func (c *Config) sourceOf(path string) string {
-	if s := c.sources[path]; s != "" {
-		return s
-	}
-	return "default"
-}
-
-// reference is what the manual says of one setting.
-type reference struct {
+// setting is what the manual says of one setting.
+type setting struct {
 	key, text string
 	tag       reflect.StructTag
 	typ       string
 }
 
-// Reference writes the manual of all settings, in roff.
-func Reference(w io.Writer) error {
+// Write writes the manual of all settings, in roff.
+func Write(w io.Writer) error {
 	structs, err := declarations()
 	if err != nil {
 		return err
@@ -85,7 +41,7 @@ func roff(s string) string {
 	return strings.ReplaceAll(strings.ReplaceAll(s, `\`, `\e`), "-", `\-`)
 }
 
-func (r reference) describe() string {
+func (r setting) describe() string {
 	text := strings.Join(strings.Fields(r.text), " ")
 	var facts []string
 	if d, ok := r.tag.Lookup("default"); ok && d != "" {
@@ -103,9 +59,9 @@ func (r reference) describe() string {
 	return text
 }
 
-// declarations returns the struct types of this package's source, by name.
+// declarations returns the struct types of the configuration's source, by name.
 func declarations() (map[string]*ast.StructType, error) {
-	file, err := parser.ParseFile(token.NewFileSet(), "config.go", source, parser.ParseComments)
+	file, err := parser.ParseFile(token.NewFileSet(), "config.go", config.Source, parser.ParseComments)
 	if err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
@@ -122,8 +78,8 @@ func declarations() (map[string]*ast.StructType, error) {
 }
 
 // walk lists the settings of a struct type; NAME stands for a key of a map.
-func walk(structs map[string]*ast.StructType, name, path string) []reference {
-	var list []reference
+func walk(structs map[string]*ast.StructType, name, path string) []setting {
+	var list []setting
 	for _, f := range structs[name].Fields.List {
 		if f.Tag == nil {
 			continue
@@ -144,7 +100,7 @@ func walk(structs map[string]*ast.StructType, name, path string) []reference {
 			}
 			key += ".NAME"
 		}
-		list = append(list, reference{key, f.Doc.Text(), tag, typ})
+		list = append(list, setting{key, f.Doc.Text(), tag, typ})
 		if structs[typ] != nil {
 			list = append(list, walk(structs, typ, key)...)
 		}
