@@ -356,7 +356,7 @@ func files(daemon string, things map[string]string) []deed {
 		{"read:/srv/secret", nil, refused},
 		{"read:/etc/shadow", nil, refused},
 		{"read:/etc/passwd", []string{"local"}, refused},
-		{"read:/usr/bin/posthouse", nil, refused},
+		{"read:/usr/bin/posthouse", nil, refused}, {"list:/usr", nil, refused}, {"list:/sys", nil, refused}, {"list:/sys/fs/cgroup", nil, refused},
 		{"list:/var/log/journal", nil, refused},
 		{"list:/var/lib/dpkg", nil, refused},
 		{"list:/run/systemd/system", nil, refused},
@@ -437,6 +437,7 @@ func killers() []deed {
 var deliverGets = map[string]string{
 	"list:/home": "ok", "read:/home/" + mallory + "/secret": "ok", "read:/srv/secret": "ok", "read:/etc/passwd": "ok",
 	"read:/usr/bin/posthouse": "ok", "list:/var/lib/dpkg": "ok", "list:/run/systemd/system": "ok",
+	"list:/usr": "ok", "list:/sys": "ok", "list:/sys/fs/cgroup": "ok",
 	"write:/dev/shm/deliver": "ok", "drop:/dev/shm/program.deliver": "ENOEXEC", // as every local user
 	"drop:/tmp/program.deliver": "ENOEXEC", "drop:/var/tmp/program.deliver": "ENOEXEC", // of its own
 	"wx": "ok", "exec:/libexec/bounce": "ENOENT",
