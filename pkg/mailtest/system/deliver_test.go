@@ -159,7 +159,7 @@ func (a accounts) children() {
 	a.Start("long", probePath, "deliver", deliverSocket, probeLetter, "1", "1", "command", "alice", "sleep 1000; true", "1000")
 	var pid string
 	a.WaitFor("a child", time.Minute, func() bool {
-		pid = strings.TrimSpace(a.Script("pgrep -u alice -f '^deliver child command alice ' || true"))
+		pid = strings.TrimSpace(a.Script("pgrep -u alice -f '^deliver-as [0-9]+ command alice ' || true"))
 		return pid != "" && a.Script("pgrep -u alice -x sleep || true") != ""
 	})
 	for _, attempt := range []string{"cat /proc/%s/mem", "cat /proc/%s/environ", "ls /proc/%s/fd", "timeout 10 strace -p %s"} {
@@ -201,7 +201,7 @@ func (a accounts) stopBoth() {
 	a.WaitFor("the command", time.Minute, func() bool { return a.Script("ls /home/alice/slow 2>/dev/null || true") != "" })
 	before := a.Script("sed '/^From /d' /var/mail/bob; touch /var/mail/bob.lock")
 	a.Start("locked", probePath, "deliver", deliverSocket, probeLetter, "1", "1", "spool", "bob", "/var/mail")
-	a.WaitFor("a child", time.Minute, func() bool { return a.Script("pgrep -u bob -f '^deliver child spool bob ' || true") != "" })
+	a.WaitFor("a child", time.Minute, func() bool { return a.Script("pgrep -u bob -f '^deliver-as [0-9]+ spool bob ' || true") != "" })
 	pid := func() string { return a.Run("systemctl", "show", "-P", "MainPID", "posthouse-deliver.service") }
 	old := pid()
 	a.Run("systemctl", "reload", "posthouse-deliver.service")
