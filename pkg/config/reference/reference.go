@@ -41,17 +41,17 @@ func roff(s string) string {
 	return strings.ReplaceAll(strings.ReplaceAll(s, `\`, `\e`), "-", `\-`)
 }
 
-func (r setting) describe() string {
-	text := strings.Join(strings.Fields(r.text), " ")
+func (s setting) describe() string {
+	text := strings.Join(strings.Fields(s.text), " ")
 	var facts []string
-	if d, ok := r.tag.Lookup("default"); ok && d != "" {
+	if d, ok := s.tag.Lookup("default"); ok && d != "" {
 		facts = append(facts, "default "+d)
 	}
-	if choice := r.tag.Get("choice"); choice != "" {
+	if choice := s.tag.Get("choice"); choice != "" {
 		facts = append(facts, "one of "+choice)
 	}
-	if r.tag.Get("min") != "" {
-		facts = append(facts, r.tag.Get("min")+" to "+r.tag.Get("max"))
+	if s.tag.Get("min") != "" {
+		facts = append(facts, s.tag.Get("min")+" to "+s.tag.Get("max"))
 	}
 	if len(facts) > 0 {
 		text += " (" + strings.Join(facts, "; ") + ")"

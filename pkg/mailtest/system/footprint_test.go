@@ -24,7 +24,6 @@ func TestLatency(t *testing.T) {
 }
 
 func latency(t *testing.T, m *mailtest.Machine) {
-	t.Helper()
 	m.RunInput([]byte("Subject: makes the Maildir\n\nx\n"), "sendmail", "-f", "s@example.org", "alice@example.net")
 	emptyQueue(m, time.Minute)
 	if inSlice(m) == "" {

@@ -55,8 +55,9 @@ func (u *User) command(ctx context.Context, r *deliver.Request, content io.Reade
 	return "delivered to command: " + command.Short(r.Command), nil
 }
 
-// special reports a character of which a command line needs a shell. Here and
-// below no package is used that has tables to make at every start.
+// special reports a character of which a command line needs a shell. Not a
+// regular expression, here and below: their package makes tables at every start,
+// and this process is started for each user.
 func special(r rune) bool { return !alphanumeric(r) && !strings.ContainsRune("-!@%_=+:,./ \t", r) }
 
 func alphanumeric(r rune) bool {

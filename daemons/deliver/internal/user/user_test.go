@@ -336,3 +336,14 @@ func TestText(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// While the package is replaced, deliver and its processes may be of two versions.
+func TestOtherVersionIsRefused(t *testing.T) {
+	other := (&User{Class: ForUser, Name: "alice", Home: "/home/alice", Shell: "/bin/sh"}).Args()
+	other[0] += "0"
+	for _, args := range [][]string{other, other[1:], nil} {
+		if err := Main(args); err == nil || !strings.Contains(err.Error(), "of the same version") {
+			t.Errorf("%q: %v", args, err)
+		}
+	}
+}
