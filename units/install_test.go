@@ -74,7 +74,7 @@ func TestPreset(t *testing.T) {
 		want = append(want, name)
 	}
 	for name, u := range load(t, "socket") {
-		if _, network := u.get("ListenStream"); !network && !slices.Contains(follow, name) && !u.template() {
+		if _, network := u.get("ListenStream"); !network && !follows(name) && !u.template() {
 			want = append(want, name)
 		}
 	}

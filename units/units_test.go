@@ -2,6 +2,7 @@
 package units_test
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -13,7 +14,7 @@ import (
 // Settings that add up when they are given again. All others may be set once only, for a drop-in wins over its unit.
 var lists = []string{
 	"After", "BindPaths", "BindReadOnlyPaths", "Environment", "ExecPaths", "ListenStream", "NoExecPaths",
-	"Requires", "RestrictAddressFamilies", "Sockets", "SupplementaryGroups", "SystemCallFilter",
+	"RestrictAddressFamilies", "SupplementaryGroups", "SystemCallFilter", "Wants",
 }
 
 func TestEachSettingStandsInOnePlace(t *testing.T) {
@@ -36,9 +37,13 @@ func TestDaemonsMayComeAndGo(t *testing.T) {
 		u.want(t, "StartLimitIntervalSec=0", "PartOf=posthouse.target", "Slice=posthouse.slice", "Type=notify", "NotifyAccess=main",
 			"Restart=on-failure", "RestartSec=2s", "WatchdogSec=60s", "ExecReload=+/bin/kill -HUP $MAINPID",
 			"RootDirectoryStartOnly=yes")
-		u.want(t, "Requires="+u.socket())
-		if !slices.Contains(u.list("Sockets"), u.socket()) {
-			t.Errorf("%s: Sockets= lacks its own socket", u.name)
+		// What wants a daemon started beside it must not switch it on: Requires= and
+		// Sockets= would start the socket.
+		u.want(t, "Requisite="+u.socket())
+		for _, key := range []string{"Requires", "Sockets"} {
+			if _, ok := u.get(key); ok {
+				t.Errorf("%s: %s= brings back a socket that is off", u.name, key)
+			}
 		}
 		if !slices.Contains(u.list("After"), u.socket()) {
 			t.Errorf("%s: After= lacks its own socket", u.name)
@@ -61,31 +66,56 @@ func TestDaemonsMayComeAndGo(t *testing.T) {
 	for _, u := range load(t, "socket") {
 		u.want(t, "StartLimitIntervalSec=0", "TriggerLimitIntervalSec=0", "PartOf=posthouse.target", "Accept=no",
 			"RemoveOnStop=yes")
-		if !slices.Contains(follow, u.name) {
+		if !follows(u.name) {
 			u.want(t, "WantedBy=posthouse.target")
 		}
 	}
 }
 
-// Units that come and go with a socket, and are not enabled or disabled themselves.
-var follow = []string{"posthouse-pickup-wake.socket"}
+// Units that come and go with a socket, by that, and are not enabled or disabled themselves.
+var follow = map[string][]string{
+	"posthouse-pickup.socket": {"posthouse-pickup.path", "posthouse-pickup-wake.socket"},
+	"posthouse-qmgr.socket":   {"posthouse-qmgr-wake.socket", "posthouse-queue.socket"},
+	"posthouse-local.socket":  {"posthouse-recipient.socket"},
+}
 
-// What comes with pickup's socket must not bring that back where it is off: so the
-// socket wants it, and it is bound to the socket.
-func TestMaildropFollowsItsSocket(t *testing.T) {
-	paths := load(t, "path")
-	sockets := load(t, "socket")
-	path, wake, socket := paths["posthouse-pickup.path"], sockets["posthouse-pickup-wake.socket"], sockets["posthouse-pickup.socket"]
-	same(t, "Wants", socket.list("Wants"), []string{path.name, wake.name})
-	for _, u := range []unit{path, wake} {
-		u.want(t, "BindsTo=posthouse-pickup.socket", "After=posthouse-pickup.socket", "PartOf=posthouse.target", "TriggerLimitIntervalSec=0")
-		for _, e := range u.own {
-			if e.section == "Install" {
-				t.Errorf("%s can be enabled by itself", u.name)
+func follows(name string) bool {
+	for _, units := range follow {
+		if slices.Contains(units, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// What starts a daemon beside its socket must not do so where that is off: systemd
+// would try again and again. So the socket wants it, and it is bound to the socket.
+func TestWhatFollowsASocket(t *testing.T) {
+	all := load(t, "socket")
+	maps.Copy(all, load(t, "path"))
+	for name, followers := range follow {
+		same(t, "Wants", all[name].list("Wants"), followers)
+		for _, follower := range followers {
+			u := all[follower]
+			u.want(t, "BindsTo="+name, "After="+name, "PartOf=posthouse.target", "TriggerLimitIntervalSec=0")
+			for _, e := range u.own {
+				if e.section == "Install" {
+					t.Errorf("%s can be enabled by itself", u.name)
+				}
 			}
 		}
 	}
-	path.want(t, "Unit=posthouse-pickup.service", "DirectoryNotEmpty="+maildrop)
+	for _, u := range all {
+		service, named := u.get("Service")
+		if named && !follows(u.name) {
+			t.Errorf("%s starts %s, and does not follow its socket", u.name, service)
+		}
+	}
+}
+
+func TestMaildrop(t *testing.T) {
+	paths := load(t, "path")
+	paths["posthouse-pickup.path"].want(t, "Unit=posthouse-pickup.service", "DirectoryNotEmpty="+maildrop)
 	if len(paths) != 1 {
 		t.Errorf("%d path units", len(paths))
 	}
@@ -316,9 +346,6 @@ func TestWhoMayTalkToWhom(t *testing.T) {
 		}
 		if service != "posthouse-"+r.served+".service" && !(u.template() && service == "posthouse-"+r.served+"@.service") {
 			t.Errorf("%s: served by %s, want %s", u.name, service, r.served)
-		}
-		if !slices.Contains(services[service].list("Sockets"), u.name) {
-			t.Errorf("%s: Sockets= lacks %s", service, u.name)
 		}
 		checkAccess(t, u, strings.TrimSuffix(filepath.Base(p), "-%i"), r, services)
 	}

@@ -64,7 +64,7 @@ func (p *people) Lookup(local string) (recipient.Outcome, error) {
 	var off *ipc.UnavailableError
 	switch {
 	case errors.As(err, &off):
-		return recipient.Unknown, errors.New("local is switched off: enable posthouse-recipient.socket")
+		return recipient.Unknown, errors.New("local is switched off: enable posthouse-local.socket")
 	case err != nil:
 		p.warn(fmt.Errorf("is there a user %s: %w", local, err))
 		return recipient.Unknown, errors.New("no answer from local")

@@ -21,7 +21,7 @@ import (
 // them, as pickup's path unit does, is not listed.
 var core = []string{
 	"posthouse.target", "posthouse-pickup.socket", "posthouse-cleanup.socket", "posthouse-rewrite.socket",
-	"posthouse-qmgr.socket", "posthouse-qmgr-wake.socket", "posthouse-qmgr.timer", "posthouse-queue.socket",
+	"posthouse-qmgr.socket", "posthouse-qmgr.timer",
 	"posthouse-bounce.socket", "posthouse-showq.socket", "posthouse-smtp.socket",
 }
 
@@ -29,7 +29,7 @@ var core = []string{
 // skipped.
 var (
 	network = []string{"posthouse-smtpd.socket", "posthouse-dns.socket"}
-	inside  = []string{"posthouse-virtual.socket", "posthouse-local.socket", "posthouse-recipient.socket", "posthouse-deliver.socket"}
+	inside  = []string{"posthouse-virtual.socket", "posthouse-local.socket", "posthouse-deliver.socket"}
 	submit  = []string{"posthouse-submission.socket"}
 )
 

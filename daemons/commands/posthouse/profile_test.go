@@ -145,8 +145,8 @@ func TestProfile(t *testing.T) {
 		t.Error("a dry run leaves a preset")
 	}
 	again, status := runProfile(t, "workstation")
-	want := "stop posthouse-dns.socket posthouse-submission.socket posthouse-virtual.socket posthouse-local.socket posthouse-recipient.socket posthouse-deliver.socket\n" +
-		"disable posthouse-dns.socket posthouse-virtual.socket posthouse-local.socket posthouse-recipient.socket posthouse-deliver.socket\n"
+	want := "stop posthouse-dns.socket posthouse-submission.socket posthouse-virtual.socket posthouse-local.socket posthouse-deliver.socket\n" +
+		"disable posthouse-dns.socket posthouse-virtual.socket posthouse-local.socket posthouse-deliver.socket\n"
 	if status != cli.OK || again != out || again != want {
 		t.Errorf("%d %s, the dry run said %s", status, again, out)
 	}

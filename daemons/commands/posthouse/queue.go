@@ -279,7 +279,7 @@ func steerCommand(op queuectl.Op, name, summary string) *cli.Command {
 					return std.Errorf(cli.IOErr, "%v", err)
 				}
 			}
-			if status := report(std, "posthouse-queue.socket", err); status != cli.OK || len(done.Missing) == 0 {
+			if status := report(std, "posthouse-qmgr.socket", err); status != cli.OK || len(done.Missing) == 0 {
 				return status
 			}
 			return cli.DataErr

@@ -209,7 +209,7 @@ func TestSteer(t *testing.T) {
 	if err := os.Remove(queuePath); err != nil {
 		t.Fatal(err)
 	}
-	if status, out, errs := run(t, "retry", "--all"); status != cli.Unavailable || out != "" || !strings.Contains(errs, "posthouse-queue.socket") || strings.Contains(errs, "messages") {
+	if status, out, errs := run(t, "retry", "--all"); status != cli.Unavailable || out != "" || !strings.Contains(errs, "posthouse-qmgr.socket") || strings.Contains(errs, "messages") {
 		t.Errorf("qmgr is off: status %d\n%s%s", status, out, errs)
 	}
 }

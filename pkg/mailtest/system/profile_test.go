@@ -61,6 +61,7 @@ func TestProfile(t *testing.T) {
 	}
 
 	missed(t, m)
+	unmanaged(t, m)
 
 	m.Run("posthouse", "profile", "none")
 	if on := m.Run("systemctl", "list-units", "--no-legend", "--state=active", "posthouse*.socket", "posthouse*.service", "posthouse*.timer", "posthouse*.path", "posthouse*.target"); on != "" {
@@ -78,6 +79,30 @@ func TestProfile(t *testing.T) {
 	healthy(t, m)
 }
 
+// unmanaged: without qmgr mail comes in and waits. What starts qmgr beside its
+// socket does not switch it on, and systemd does not try again and again.
+func unmanaged(t *testing.T, m *mailtest.Machine) {
+	t.Helper()
+	m.Run("systemctl", "stop", "posthouse-*.service", "posthouse-qmgr.socket")
+	if out, code := swaks(t, m, "--to", mailFor, "--header", "Subject: without qmgr"); code != 0 {
+		t.Errorf("qmgr off: %s", out)
+	}
+	m.Settle()
+	for _, unit := range []string{"posthouse-qmgr.service", "posthouse-qmgr.socket", "posthouse-qmgr-wake.socket", "posthouse-queue.socket"} {
+		if r, err := m.Try("systemctl", "is-active", unit); err != nil || strings.TrimSpace(r.Stdout) != "inactive" {
+			t.Errorf("%s is %s, %v", unit, r.Stdout, err)
+		}
+	}
+	if n := strings.Count(m.Journal("-u", "posthouse-qmgr.service", "-o", "cat"), "Dependency failed for"); n == 0 || n > 3 {
+		t.Errorf("systemd tried %d times to start qmgr", n)
+	}
+	if n := count(t, m, "/var/spool/posthouse/incoming"); n != 1 {
+		t.Errorf("%d messages wait", n)
+	}
+	m.Run("systemctl", "start", "posthouse-qmgr.socket", "posthouse-qmgr.service")
+	emptyQueue(m, time.Minute)
+}
+
 // missed: mail for a subsystem that is off comes in and waits, with the unit to
 // enable as its reason. Who does not exist is refused all the same where that is
 // known; where only the agent could say it, clients that are not trusted have to
@@ -93,7 +118,7 @@ func missed(t *testing.T, m *mailtest.Machine) {
 	for _, c := range []struct{ units, to, arrives, toReply, stranger, strangerReply string }{
 		{"virtual", mailFor, alice, "250 2.1.5", "stranger@example.net", "550 5.1.1"},
 		{"smtp", "x@sink.example", sunk, "250 2.1.5", "x@elsewhere.example", "554 5.7.1"},
-		{"local recipient", "erin@local.example", "/var/mail/erin", "450 4.1.1", "stranger@local.example", "450 4.1.1"},
+		{"local", "erin@local.example", "/var/mail/erin", "450 4.1.1", "stranger@local.example", "450 4.1.1"},
 		{"deliver", "erin@local.example", "/var/mail/erin", "250 2.1.5", "stranger@local.example", "550 5.1.1"},
 	} {
 		var sockets []string

@@ -503,7 +503,7 @@ func (s sandboxes) inside(daemon, tag string, commands [][]string) map[string]st
 	}
 	s.WriteFile(dropin, conf, 0o644)
 	s.Run("systemctl", "daemon-reload")
-	s.Run("systemctl", "start", unit)
+	s.Run("systemctl", "start", "posthouse-"+daemon+".socket", unit)
 	// A client of the daemon that the probe has woken may have started it once more.
 	var found [][]string
 	s.WaitFor("the end of the probe", time.Minute, func() bool {
