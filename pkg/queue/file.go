@@ -166,19 +166,16 @@ func Read(f *os.File) (*Message, error) {
 	if !info.Mode().IsRegular() {
 		return nil, errors.New("queue file: not a regular file")
 	}
-	m := &Message{size: info.Size()}
-	// A file shorter than its header was given up early.
-	b := make([]byte, min(m.size, 4<<10))
-	if _, err := f.ReadAt(b, 0); err != nil {
-		return nil, fmt.Errorf("queue file: %w", err)
-	}
-	if len(b) < headerLen {
-		return nil, ErrIncomplete
-	}
-	h, err := decodeHeader(b[:headerLen])
+	b, h, err := readHead(f)
 	if err != nil {
+		return nil, err
+	}
+	// Now that the header is there the file is complete. Its size before may be one
+	// that it had while it was written.
+	if info, err = f.Stat(); err != nil {
 		return nil, fmt.Errorf("queue file: %w", err)
 	}
+	m := &Message{size: info.Size()}
 	m.Offset, m.Length, m.contentCRC = headerLen+int64(h.envelopeLen), h.contentLen, h.contentCRC
 	if m.Offset > m.size || m.Length > m.size-m.Offset {
 		return nil, fmt.Errorf("queue file: %d octets, header says %d or more", m.size, m.Offset+m.Length)
@@ -192,6 +189,38 @@ func Read(f *os.File) (*Message, error) {
 		return nil, err
 	}
 	return m, nil
+}
+
+// A header may be read while it is written, and then be there in part. That takes
+// no longer than a system call.
+const (
+	headTries = 3
+	headPause = time.Millisecond
+)
+
+// readHead reads the beginning of a queue file, with all of the header in it.
+func readHead(f *os.File) ([]byte, header, error) {
+	for i := 1; ; i++ {
+		b := make([]byte, 4<<10)
+		n, err := f.ReadAt(b, 0)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return nil, header{}, fmt.Errorf("queue file: %w", err)
+		}
+		// A file shorter than its header was given up early, or has just been begun.
+		if n < headerLen {
+			return nil, header{}, ErrIncomplete
+		}
+		h, err := decodeHeader(b[:headerLen])
+		switch {
+		case err == nil:
+			return b[:n], h, nil
+		case errors.Is(err, ErrIncomplete):
+			return nil, header{}, err
+		case i == headTries:
+			return nil, header{}, fmt.Errorf("queue file: %w", err)
+		}
+		time.Sleep(headPause)
+	}
 }
 
 // readEnvelope reads the envelope; first is the beginning of the file.

@@ -64,6 +64,37 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
+// TestReadWhileWritten: who looks at a file that is being written sees one that is
+// incomplete, or all of it, and never a damaged one: that would be taken away
+// from a sender who is told in a moment that it has been accepted.
+func TestReadWhileWritten(t *testing.T) {
+	e, content := testEnvelope(t, 3), bytes.Repeat([]byte("line\r\n"), 3*writeBuffer/12)
+	for range 300 {
+		f, err := os.Create(filepath.Join(t.TempDir(), "q"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		written := make(chan error)
+		go func() {
+			w := NewWriter(f, e)
+			_, err := w.Write(content)
+			written <- errors.Join(err, w.Finish())
+		}()
+		for {
+			m, err := Read(f)
+			if err == nil && m.Length == int64(len(content)) {
+				break
+			}
+			if !errors.Is(err, ErrIncomplete) {
+				t.Fatalf("while it is written: %v", err)
+			}
+		}
+		if err := errors.Join(<-written, f.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestOutcomes(t *testing.T) {
 	f := write(t, testEnvelope(t, 3), []byte("x\r\n"))
 	m, err := Read(f)
