@@ -7,6 +7,8 @@
 //	probe latency ADDRESS FROM TO DIR N  N messages, one after the other; prints when they were greeted, taken, in DIR
 //	probe load ...                       many messages that can be told apart, whatever happens to the servers; see load.go
 //	probe marks DIR                      which of them have arrived in DIR
+//	probe list ADDRESS FROM N DOMAINS    one message to uN@dM.list.example, N recipients in so many domains
+//	probe fill SPOOL N DOMAINS SECONDS   deferred mail, due after that; see fill.go
 //	probe sink ADDRESS DIR               an SMTP server that keeps them
 //	probe big ADDRESS FROM TO OCTETS     one message of that size
 //	probe garble N SOCKET...             what no client would send, to servers of ours; see garble.go
@@ -56,6 +58,10 @@ func run(args []string) error {
 		return latency(args)
 	case "load":
 		return load(args)
+	case "list":
+		return list(args[0], args[1], number(args[2]), number(args[3]))
+	case "fill":
+		return fill(args)
 	case "marks":
 		return marks(args[0])
 	case "sink":
@@ -195,6 +201,37 @@ func send(address, from, to string, files []string) error {
 		fmt.Println(name, reply)
 	}
 	return nil
+}
+
+// list sends one message to many recipients, some of whose commands are under way
+// at once.
+func list(address, from string, n, domains int) error {
+	s, err := open(address)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	if err := s.steps([2]string{"MAIL FROM:<" + from + ">", "250"}); err != nil {
+		return err
+	}
+	const window = 100
+	for first := 0; first < n; first += window {
+		var commands strings.Builder
+		last := min(first+window, n)
+		for i := first; i < last; i++ {
+			fmt.Fprintf(&commands, "RCPT TO:<u%d@d%d.list.example>\r\n", i, i%domains)
+		}
+		if _, err := io.WriteString(s, commands.String()); err != nil {
+			return err
+		}
+		for range last - first {
+			if reply, err := s.reply(); err != nil || !strings.HasPrefix(reply, "250") {
+				return fmt.Errorf("list: %q, %w", reply, err)
+			}
+		}
+	}
+	return s.steps([2]string{"DATA", "354"}, [2]string{"Subject: a list\r\n\r\n" + strings.Repeat(strings.Repeat("x", 76)+"\r\n", 50) + ".", "250"},
+		[2]string{"QUIT", "221"})
 }
 
 // each runs f n times, in several workers, and counts the errors; it prints
