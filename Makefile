@@ -8,7 +8,7 @@ GODIRS := daemons packaging pkg units
 export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || stat -c %Y CHANGELOG.md)
 
 .DEFAULT_GOAL := help
-.PHONY: help build check test run stop bench docs deb rpm lint fuzz clean
+.PHONY: help build check test crash run stop bench docs deb rpm lint fuzz clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -33,7 +33,13 @@ check: ## formatting, vet, staticcheck, unit tests with the race detector, impor
 
 test: check deb rpm lint ## everything: check, packages, linters, and the packages in booted containers
 	$(SETUP) test
+	go test -tags system -count=1 -timeout 30m -v ./pkg/mailtest/crash/ -every 8
 	go test -tags system -count=1 -timeout 60m ./pkg/mailtest/system/...
+
+crash: ## daemons killed, power cut, and an error, at every system call of a message's way
+	$(SETUP) crash
+	go test -tags system -count=1 -timeout 3h -v ./pkg/mailtest/crash/ -every 1
+	go test -tags system -count=1 -timeout 3h -v ./pkg/mailtest/crash/ -every 1 -fs xfs
 
 run: deb ## boot a container with the package and smtpd on 127.0.0.1:2525, and send mail through it
 	$(SETUP) run

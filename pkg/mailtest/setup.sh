@@ -1,5 +1,5 @@
 #!/bin/sh
-# pkg/mailtest/setup.sh check|deb|rpm|lint|test|run|bench: installs by apt what the host lacks for that target of the
+# pkg/mailtest/setup.sh check|deb|rpm|lint|crash|test|run|bench: installs by apt what the host lacks for that target of the
 # Makefile, and nothing that is there. Go itself has to be there.
 set -eu
 
@@ -9,6 +9,8 @@ check='gcc=gcc libc6-dev=/usr/include/stdlib.h git=git make=make systemd=systemd
 deb='build-essential=/usr/share/doc/build-essential debhelper=dh dpkg-dev=dpkg-buildpackage fakeroot=fakeroot'
 rpm='rpm=rpmbuild'
 lint='lintian=lintian rpmlint=rpmlint'
+# File systems whose power is cut.
+crash='e2fsprogs=mkfs.ext4 xfsprogs=mkfs.xfs mount=mount'
 # Containers. What runs in them only (Dovecot, swaks, smtp-source) is installed there, see root.sh.
 boot='systemd-container=systemd-nspawn mmdebstrap=mmdebstrap debian-archive-keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 	iproute2=ip util-linux=nsenter'
@@ -18,7 +20,9 @@ check) want=$check ;;
 deb) want=$deb ;;
 rpm) want=$rpm ;;
 lint) want=$lint ;;
-test | run | bench) want=$boot ;;
+crash) want=$crash ;;
+test) want="$crash $boot" ;;
+run | bench) want=$boot ;;
 *) sed -n '2,3s/^# //p' "$0" >&2; exit 64 ;;
 esac
 
@@ -53,9 +57,9 @@ if [ -n "$missing" ]; then
 	fi
 fi
 case $1 in
-test | run | bench)
+crash | test | run | bench)
 	if [ "$(id -u)" != 0 ]; then
-		echo "setup.sh: make $1 boots containers, and needs root" >&2
+		echo "setup.sh: make $1 mounts file systems or boots containers, and needs root" >&2
 		exit 77
 	fi
 	;;

@@ -1,0 +1,129 @@
+//go:build system
+
+package crash
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"posthouse/pkg/queueid"
+)
+
+// result is what came of a point.
+type result struct {
+	Struck     string // the call; "": there was none
+	Bad        []string
+	Log        string         // of the daemons, where something is wrong
+	Counts     map[string]int // of point 0
+	Names      []string       // queue IDs
+	Duplicates int
+	Took       time.Duration
+}
+
+// work tries the points that come by in, one JSON value each, and says what came
+// of each by out.
+func work(fs, bin string, in io.Reader, out io.Writer) error {
+	w, err := newWorld(fs, bin)
+	if err != nil {
+		return err
+	}
+	dec, enc := json.NewDecoder(bufio.NewReader(in)), json.NewEncoder(out)
+	for {
+		var p point
+		switch err := dec.Decode(&p); {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		}
+		r, err := w.try(p)
+		if err != nil {
+			return fmt.Errorf("%s: %w", p, err)
+		}
+		if err := enc.Encode(r); err != nil {
+			return err
+		}
+	}
+}
+
+// tooLong is when the test itself is broken.
+const tooLong = 2 * time.Minute
+
+// try lets the scenario run, with what is to go wrong at a point, and what follows
+// without anything that does.
+func (w *world) try(p point) (*result, error) {
+	start := time.Now()
+	defer time.AfterFunc(tooLong, func() {
+		b := make([]byte, 1<<20)
+		fmt.Fprintf(os.Stderr, "%s hangs:\n%s\n", p, b[:runtime.Stack(b, true)])
+		os.Exit(1)
+	}).Stop()
+	if err := w.clean(); err != nil {
+		return nil, err
+	}
+	w.sink.reset()
+	w.mu.Lock()
+	w.point, w.struck, w.bad, w.counts = p, nil, nil, nil
+	if p.N == 0 {
+		w.counts = make(map[string]int)
+	}
+	w.mu.Unlock()
+	if err := w.boot(); err != nil {
+		return nil, err
+	}
+	all := w.scenario()
+	w.mu.Lock()
+	r := &result{Counts: w.counts}
+	if w.struck != nil {
+		r.Struck = w.struck.String()
+	}
+	w.counts, w.point.N = nil, -1
+	class := other
+	if w.struck != nil {
+		class = w.struck.class
+	}
+	w.mu.Unlock()
+
+	crash := p.Fault == "kill" || p.Fault == dies || w.off
+	twice := r.Struck != "" && (crash || class != file || len(w.files()) > 0)
+	sig := unix.SIGTERM
+	if crash {
+		sig = unix.SIGKILL
+	}
+	w.halt(sig)
+	if w.off {
+		if err := errors.Join(w.unmount(), w.mount()); err != nil {
+			return nil, fmt.Errorf("after the power cut: %w", err)
+		}
+	}
+	before, done := w.fates(all), w.recorded(all)
+	w.drain()
+	w.halt(unix.SIGTERM)
+	r.Duplicates = w.judge(all, before, done, twice)
+	for _, m := range all {
+		if m.id != (queueid.ID{}) {
+			r.Names = append(r.Names, m.id.String())
+		}
+	}
+	r.Bad, r.Took = w.bad, time.Since(start)
+	if len(r.Bad) > 0 {
+		b, err := os.ReadFile(logFile)
+		if err != nil {
+			return nil, err
+		}
+		r.Log = string(b[max(0, len(b)-20_000):])
+	}
+	if n := bytes.Count([]byte(r.Log), []byte("panic")); n > 0 {
+		r.Bad = append(r.Bad, "a daemon panics")
+	}
+	return r, nil
+}
