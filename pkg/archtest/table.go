@@ -109,7 +109,7 @@ var rules = []rule{
 	{"posthouse/pkg/header", "who completes messages", "daemons/cleanup daemons/commands/sendmail", false},
 	{"posthouse/pkg/maildrop", "who drops, and who takes it", "daemons/commands/sendmail daemons/pickup", false},
 	{"posthouse/pkg/mailbox", "mailboxes have one owner: of virtual users, and each user; pipe: the form of lines", "daemons/deliver/internal/user daemons/pipe daemons/virtual", false},
-	{"posthouse/pkg/queue", "writes incoming/ (cleanup), owns (qmgr), lists (showq); all others get descriptors", "daemons/cleanup daemons/qmgr daemons/showq", false},
+	{"posthouse/pkg/queue", "writes incoming/ (cleanup), owns (qmgr), lists (showq); all others get descriptors; probe fills one", "daemons/cleanup daemons/qmgr daemons/showq pkg/mailtest/probe", false},
 	{"posthouse/pkg/smtpclient", "has a network", "daemons/smtp", false},
 	{"posthouse/pkg/smtpserver", "faces the network; sendmail: -bs", "daemons/commands/sendmail daemons/smtpd", false},
 	{"posthouse/pkg/table", "who reads tables: rewrite; local what aliases include; posthouse checks them; the tables of users and of aliases", "daemons/commands/posthouse daemons/local daemons/rewrite pkg/aliases pkg/users", false},
