@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"time"
 
 	"posthouse/daemons/qmgr/internal/schedule"
 	"posthouse/pkg/agent"
@@ -19,12 +20,29 @@ func (m *manager) dispatch() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for !m.stopping {
-		e, _, ok := m.sched.Next()
+		e, _, ok := m.sched.Next(m.now())
 		if !ok {
+			m.setAlarm()
 			return
 		}
 		m.wg.Go(func() { m.deliver(e) })
 	}
+}
+
+// setAlarm has dispatch called when a pause between deliveries is over. m.mu is
+// held.
+func (m *manager) setAlarm() {
+	at := m.sched.Wake()
+	if at.IsZero() || !m.alarm.IsZero() && !at.Before(m.alarm) {
+		return
+	}
+	m.alarm = at
+	time.AfterFunc(at.Sub(m.now()), func() {
+		m.mu.Lock()
+		m.alarm = time.Time{}
+		m.mu.Unlock()
+		m.dispatch()
+	})
 }
 
 // program is the agent behind a transport: lmtp is a way to deliver, not a

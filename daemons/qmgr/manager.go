@@ -86,6 +86,8 @@ type manager struct {
 	room       *sync.Cond
 	stopping   bool
 	sched      *schedule.Scheduler[*entry]
+	transports transports
+	alarm      time.Time // when dispatch is called though nothing happens; zero: not
 	agents     map[string]deliverer
 	known      map[queueid.ID]*message
 	deferred   int                  // of known, how many came from deferred/
@@ -115,10 +117,8 @@ func newManager(cfg func() *config.Config, log *maillog.Logger, sp *spool) *mana
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.room = sync.NewCond(&m.mu)
-	m.sched = schedule.New[*entry](func(transport string) schedule.Limits {
-		t := cfg().Transport(transport)
-		return schedule.Limits{Deliveries: t.Deliveries, Concurrency: t.Concurrency, Initial: t.InitialConcurrency}
-	}, time.Duration(cfg().Queue.Retry.Min))
+	m.sched = schedule.New[*entry](func(transport string) schedule.Limits { return m.transports.limits(cfg(), transport) },
+		func() time.Duration { return time.Duration(cfg().Queue.Retry.Min) })
 	return m
 }
 

@@ -34,6 +34,7 @@ type message struct {
 	unwritten []queue.Outcome // what the disk did not take; guarded by file
 
 	// Guarded by manager.mu.
+	turn    *schedule.Message[*entry]
 	counted int // recipients
 	left    int // entries that have not ended
 	want    wish
@@ -78,7 +79,9 @@ func (m *manager) load(msg *message) {
 		m.renew(msg)
 	}
 	e := msg.q.Envelope
+	key := senderKey(e.Sender, m.config().RecipientDelimiter)
 	m.mu.Lock()
+	msg.turn = m.sched.NewMessage(m.now(), key)
 	msg.counted = len(e.Recipients)
 	m.recipients += msg.counted
 	m.mu.Unlock()
@@ -261,8 +264,8 @@ func (m *manager) route(msg *message) {
 	m.mu.Lock()
 	msg.left = len(entries) + 1
 	m.mu.Unlock()
-	for _, e := range entries {
-		m.submit(e)
+	for k, e := range entries {
+		m.submit(e, len(entries)-k-1)
 	}
 	m.record(first, failed, true)
 	m.dispatch()
@@ -282,15 +285,17 @@ func (m *manager) ask(msg *message, op rewrite.Op, piece []uint32) ([]rewrite.An
 	return answers, err
 }
 
-// submit has an entry wait for its turn.
-func (m *manager) submit(e *entry) {
+// submit has an entry wait for its turn; behind it come as many others of its
+// message as more says.
+func (m *manager) submit(e *entry, more int) {
 	switch e.destination.Transport {
 	case "error", "retry", "discard":
 		m.record(e, e.all(ownResult(e.destination)), true)
 		return
 	}
 	m.mu.Lock()
-	reason := m.sched.Add(m.now(), e.destination, e)
+	e.turn.Unread(more)
+	reason := m.sched.Add(m.now(), e.turn, e.destination, e)
 	m.mu.Unlock()
 	if reason != nil {
 		m.record(e, e.all(suspended(reason)), true)

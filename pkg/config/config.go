@@ -269,8 +269,45 @@ type Transport struct {
 	// Deliveries at once to one destination.
 	Concurrency int `yaml:"concurrency" default:"20" min:"1" max:"10000"`
 
-	// Deliveries at once to a destination of which nothing is known yet.
+	// Deliveries at once to a destination of which nothing is known yet. From there on
+	// they become more with deliveries that reach it, and fewer with those that do not.
 	InitialConcurrency int `yaml:"initial_concurrency" default:"5" min:"1" max:"10000"`
+
+	// By how much a delivery that reaches its destination adds to the deliveries at
+	// once: a number from 0 to 1, or one divided by their number, as "1/concurrency".
+	PositiveFeedback string `yaml:"positive_feedback" default:"1" kind:"feedback"`
+
+	// By how much a delivery that does not reach its destination takes from them, in the
+	// same form.
+	NegativeFeedback string `yaml:"negative_feedback" default:"1" kind:"feedback"`
+
+	// How many times as many deliveries as there are at once have to fail to reach a
+	// destination, with none between that does, until its mail waits for
+	// queue.retry.min. 0: it is always tried.
+	FailedCohorts int `yaml:"failed_cohorts" default:"1" min:"0" max:"1000"`
+
+	// The pause behind each delivery to a destination, which gets one at a time then.
+	// 0: none.
+	DestinationDelay Duration `yaml:"destination_delay" default:"0s" min:"0s" max:"24h"`
+
+	// The pause between the beginnings of two deliveries, to whatever destinations.
+	// 0: none.
+	Delay Duration `yaml:"delay" default:"0s" min:"0s" max:"24h"`
+
+	// When a message with few recipients passes one of the same sender that has
+	// many and came before it: for every so many deliveries that one gets, it lets one
+	// of another message go first. 0 or 1: never.
+	SlotCost int `yaml:"slot_cost" default:"5" min:"0" max:"1000"`
+
+	// How many deliveries it lets go first before it got that many itself.
+	SlotLoan int `yaml:"slot_loan" default:"3" min:"0" max:"1000"`
+
+	// The percentage of the deliveries of the other message that it need not have
+	// earned when that one starts, and gets back afterwards.
+	SlotDiscount int `yaml:"slot_discount" default:"50" min:"0" max:"100"`
+
+	// A message is not passed that lets fewer deliveries than this go first.
+	MinimumSlots int `yaml:"minimum_slots" default:"3" min:"0" max:"1000"`
 
 	// Recipients of one delivery. The default is 1 for local and for commands, which
 	// may take long, or fail, for one of several.

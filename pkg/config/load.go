@@ -383,6 +383,9 @@ func checkKind(kind, text string) error {
 		if !pipeName().MatchString(text) {
 			return fmt.Errorf("%q is not a name of at most 27 small letters, digits and hyphens", text)
 		}
+	case "feedback":
+		_, _, err := ParseFeedback(text)
+		return err
 	case "text":
 		if strings.ContainsFunc(text, unicode.IsControl) || !utf8.ValidString(text) {
 			return fmt.Errorf("%q is not printable", text)

@@ -96,3 +96,14 @@ func ParseRoute(s string) (Route, error) {
 	}
 	return Route{transport, nexthop}, nil
 }
+
+// ParseFeedback reads by how much an outcome changes a concurrency: a number from
+// 0 to 1, or such a number divided by the concurrency, 1/concurrency.
+func ParseFeedback(s string) (step float64, divided bool, err error) {
+	number, divided := strings.CutSuffix(s, "/concurrency")
+	step, err = strconv.ParseFloat(number, 64)
+	if err != nil || !(step >= 0 && step <= 1) {
+		return 0, false, fmt.Errorf("%q is neither a number from 0 to 1 nor one such as 1/concurrency", s)
+	}
+	return step, divided, nil
+}

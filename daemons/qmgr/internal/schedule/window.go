@@ -1,46 +1,45 @@
 package schedule
 
-// window is how many deliveries a destination may have at once. The rules, with
-// a feedback of 1 in both directions, are those of Postfix: the window grows at
-// the end of a success and shrinks at the start of a failure, and a
-// destination is dead after failures that amount to one whole window.
+// window is how many deliveries a destination may have at once. The rules are
+// those of Postfix: it grows at the end of as many successes as make up a whole
+// step, shrinks at the start of as many failures, and a destination is dead
+// after failures that amount to whole windows.
 type window struct {
 	size             int
-	limit, initial   int
 	success, failure float64
 	cohorts          float64 // failures since the last success, in windows
 }
 
-const feedback = 1.0
-
-func newWindow(l Limits) window {
-	return window{size: min(l.Initial, l.Concurrency), limit: l.Concurrency, initial: l.Initial}
+func newWindow(l *Limits) window {
+	return window{size: max(1, min(l.Initial, l.window()))}
 }
 
 // positive notes a success; busy counts the deliveries under way, that one too.
-func (w *window) positive(busy int) {
+func (w *window) positive(l *Limits, busy int) {
 	w.cohorts = 0
+	limit := l.window()
 	// The window does not run ahead of what is used.
-	if w.size >= w.limit || w.size >= busy+w.initial {
-		return
+	if w.size < limit && w.size < busy+l.Initial {
+		step := l.Positive.of(w.size)
+		w.success += step
+		for w.success+step/2 >= 1 {
+			w.size++
+			w.success--
+			w.failure = 0
+		}
 	}
-	w.success += feedback
-	for w.success+feedback/2 >= 1 {
-		w.size++
-		w.success--
-		w.failure = 0
-	}
-	w.size = min(w.size, w.limit)
+	w.size = min(w.size, limit)
 }
 
 // negative notes a failure, and reports whether the destination is dead.
-func (w *window) negative() bool {
+func (w *window) negative(l *Limits) bool {
 	w.cohorts += 1 / float64(w.size)
-	if w.cohorts >= 1 {
+	if l.Cohorts > 0 && w.cohorts >= float64(l.Cohorts) {
 		return true
 	}
-	w.failure -= feedback
-	for w.failure-feedback/2 < 0 {
+	step := l.Negative.of(w.size)
+	w.failure -= step
+	for w.failure-step/2 < 0 {
 		w.size--
 		w.success = 0
 		w.failure++
