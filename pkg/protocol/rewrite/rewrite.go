@@ -10,6 +10,7 @@ package rewrite
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"posthouse/pkg/addr"
 	"posthouse/pkg/dsn"
@@ -162,18 +163,51 @@ func decodeAddresses(d *wire.Decoder, limit int) []addr.Mailbox {
 	return list
 }
 
-// Client asks.
-type Client struct{ ipc *ipc.Client }
+// Client asks. What has just been answered it does not ask again.
+type Client struct {
+	ipc    *ipc.Client
+	memory memory
+}
 
 // NewClient returns a client for the server at path.
-func NewClient(path string) *Client { return &Client{ipc.NewClient(path, Protocol)} }
+func NewClient(path string) *Client {
+	return &Client{ipc: ipc.NewClient(path, Protocol), memory: memory{now: time.Now}}
+}
 
 // Wake has systemd start the server.
 func (c *Client) Wake(ctx context.Context) { c.ipc.Wake(ctx) }
 
 // Ask returns an answer for each address of r, at most MaxAddresses of them,
 // in their order. An error means that nothing is known: try again later.
-func (c *Client) Ask(ctx context.Context, r Request) (answers []Answer, err error) {
+func (c *Client) Ask(ctx context.Context, r Request) ([]Answer, error) {
+	answers := make([]Answer, len(r.Addresses))
+	open := r
+	open.Addresses = nil
+	var at []int // the places of what is not known
+	for i, address := range r.Addresses {
+		a, ok := c.memory.recall(question{r.Op, r.Sender, address})
+		if ok {
+			answers[i] = a
+			continue
+		}
+		open.Addresses = append(open.Addresses, address)
+		at = append(at, i)
+	}
+	if len(at) == 0 {
+		return answers, nil
+	}
+	got, err := c.ask(ctx, open)
+	if err != nil {
+		return nil, err
+	}
+	for i, a := range got {
+		c.memory.remember(question{r.Op, r.Sender, open.Addresses[i]}, a)
+		answers[at[i]] = a
+	}
+	return answers, nil
+}
+
+func (c *Client) ask(ctx context.Context, r Request) (answers []Answer, err error) {
 	m := ipc.NewMessage()
 	r.Encode(m)
 	err = c.ipc.Call(ctx, m, nil, func(b []byte) error {
