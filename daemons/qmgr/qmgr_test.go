@@ -185,7 +185,7 @@ func (w *world) Notify(_ context.Context, r *bounce.Request, _ *os.File) (string
 func (w *world) put(dir string, n uint32, to ...string) queueid.ID {
 	w.t.Helper()
 	id := queueid.New(time.Now(), n)
-	e := &envelope.Envelope{Arrival: time.Now(), Sender: mbox(w.t, "sender@example.org")}
+	e := &envelope.Envelope{Arrival: w.m.now(), Sender: mbox(w.t, "sender@example.org")}
 	for _, a := range to {
 		r := envelope.Recipient{Address: mbox(w.t, strings.TrimLeft(a, "!-"))}
 		switch a[0] {

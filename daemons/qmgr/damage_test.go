@@ -1,0 +1,58 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"posthouse/pkg/queue"
+	"posthouse/pkg/queueid"
+)
+
+// TestDamage: files of which any octet is another one, or that end anywhere, go to
+// corrupt/, and nothing of them to anybody; what is whole is delivered.
+func TestDamage(t *testing.T) {
+	in(t, "", func(w *world) {
+		const bucket = queue.Deferred + "/0000000060"
+		if err := os.Mkdir(filepath.Join(w.base, bucket), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		id := w.put(queue.Hold, 0, "damaged@x.example")
+		whole, err := os.ReadFile(filepath.Join(w.base, queue.Hold, id.String()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		damaged := 0
+		spoil := func(dir string, data []byte) {
+			damaged++
+			name := queueid.New(time.Now(), uint32(damaged)).String()
+			if err := os.WriteFile(filepath.Join(w.base, dir, name), data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i := range whole {
+			flipped := bytes.Clone(whole)
+			flipped[i] ^= 1
+			for _, dir := range []string{queue.Incoming, queue.Active, bucket} {
+				spoil(dir, flipped)
+				if dir != queue.Incoming || i >= 64 { // there it is one that is being written
+					spoil(dir, whole[:i])
+				}
+			}
+		}
+		for i, dir := range []string{queue.Incoming, queue.Active, bucket} {
+			w.put(dir, uint32(damaged+1+i), dir[:1]+"@x.example")
+		}
+		time.Sleep(time.Minute) // content is checked where the power may have gone since
+		w.run(time.Hour)
+		if n := strings.Count(w.where(), queue.Corrupt); n != damaged || strings.Count(w.where(), " ") != damaged {
+			t.Errorf("%d of %d damaged files are found to be", n, damaged)
+		}
+		if len(w.delivered) != 3 || w.delivered["damaged@x.example"] > 0 || len(w.notified) > 0 {
+			t.Errorf("delivered %v, notified %v", w.delivered, w.notified)
+		}
+	})
+}
