@@ -138,7 +138,7 @@ func text(pid int, at uint64) string {
 }
 
 // faults are what can go wrong at a call, in the order of the table.
-var faults = []string{"kill", "power", "power+log", "EIO", "ENOSPC", "EDQUOT", "EMFILE", "ENFILE", "EINTR", "EAGAIN", "ENOMEM", "EROFS"}
+var faults = []string{"kill", "power", "power+log", "power+queue", "EIO", "ENOSPC", "EDQUOT", "EMFILE", "ENFILE", "EINTR", "EAGAIN", "ENOMEM", "EROFS"}
 
 var errnos = map[string]unix.Errno{
 	"EIO": unix.EIO, "ENOSPC": unix.ENOSPC, "EDQUOT": unix.EDQUOT, "EMFILE": unix.EMFILE, "ENFILE": unix.ENFILE,
@@ -159,7 +159,7 @@ func (c *call) fits(fault string) bool {
 	switch fault {
 	case "kill":
 		return changesFile || speaks || c.class == socket && r.changes == socket
-	case "power", "power+log":
+	case "power", "power+log", "power+queue":
 		return changesFile || speaks
 	}
 	errs := ""

@@ -12,13 +12,13 @@ import (
 )
 
 // sink is the rest of the world: a host that takes mail by SMTP, and one by LMTP.
-// "no" is nobody there, and "later" is not at home yet.
+// "later" is not at home at first, and "no" is nobody there before the restart.
 type sink struct {
 	w *world
 
 	mu     sync.Mutex
 	later  bool
-	dots   int
+	no     bool
 	copies map[string][][]byte // by recipient
 }
 
@@ -46,13 +46,13 @@ func newSink(w *world) (*sink, error) {
 func (s *sink) reset() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.later, s.dots, s.copies = false, 0, make(map[string][][]byte)
+	s.later, s.no, s.copies = false, false, make(map[string][][]byte)
 }
 
-func (s *sink) atHome() {
+func (s *sink) atHome(no bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.later = true
+	s.later, s.no = true, no
 }
 
 func (s *sink) of(rcpt string) [][]byte {
@@ -112,7 +112,7 @@ func (s *sink) asked(rcpt string) (refusal string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case strings.HasPrefix(rcpt, "no@"):
+	case strings.HasPrefix(rcpt, "no@") && !s.no:
 		return "550 5.1.1 nobody"
 	case strings.HasPrefix(rcpt, "later@") && !s.later:
 		return "450 4.2.1 come back"

@@ -181,7 +181,10 @@ func (u *unit) run(w *world) (*os.ProcessState, error) {
 	if err := <-started; err != nil {
 		return nil, err
 	}
-	state, err := u.process.Wait()
+	u.mu.Lock()
+	p := u.process
+	u.mu.Unlock()
+	state, err := p.Wait()
 	u.mu.Lock()
 	u.process = nil
 	u.mu.Unlock()
@@ -210,14 +213,17 @@ func (u *unit) start(w *world, attr *os.ProcAttr) error {
 			w.fail("%s: %v", u.name, err)
 		}
 	}()
+	// Only the process itself knows its number.
+	p, err := os.StartProcess("/bin/sh", []string{"sh", "-c", `LISTEN_PID=$$ exec "$0"`, u.bin}, attr)
+	if err != nil {
+		return err
+	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	// Only the process itself knows its number.
-	u.process, err = os.StartProcess("/bin/sh", []string{"sh", "-c", `LISTEN_PID=$$ exec "$0"`, u.bin}, attr)
-	if err == nil && u.stopping {
-		err = u.process.Kill()
+	if u.process = p; u.stopping {
+		return p.Kill()
 	}
-	return err
+	return nil
 }
 
 // isIn reports whether a thread is in the daemon, and not in the shell before it.

@@ -67,6 +67,9 @@ func (w *world) copies(rcpt string) [][]byte {
 		if err != nil {
 			w.fail("I1: %v", err)
 		}
+		if mark(b) == 0 {
+			w.fail("I4: somebody finds %s, which begins with %.300q", path, b)
+		}
 		list = append(list, b)
 	}
 	return list
@@ -134,6 +137,12 @@ func (w *world) judge(all []*message, before map[whose]fate, done map[whose]bool
 	quota := w.point.Unit == "virtual" && w.point.Fault == "EDQUOT"
 	after := w.fates(all)
 	for _, m := range all {
+		w.mu.Lock()
+		flush := w.failedFlush() && w.point.Unit == "cleanup" && strings.HasSuffix(w.struck.path, "/"+m.id.String())
+		w.mu.Unlock()
+		if flush && m.accepted {
+			w.fail("I1: message %d was accepted as %s, which may not be on disk", m.mark, m.id)
+		}
 		for _, rcpt := range m.rcpts {
 			f, who := after[whose{m.mark, rcpt}], whose{m.mark, rcpt}
 			n := f.delivered + f.bounced
@@ -152,7 +161,7 @@ func (w *world) judge(all []*message, before map[whose]fate, done map[whose]bool
 				w.fail("I3: message %d for %s: %+v", m.mark, rcpt, f)
 			case done[who] && f.delivered > before[who].delivered && !power:
 				w.fail("I3: message %d for %s was on record as done with %+v, and now there are %+v", m.mark, rcpt, before[who], f)
-			case strings.HasPrefix(rcpt, "no@") != (f.bounced > 0) && n > 0:
+			case f.bounced > 0 && !strings.HasPrefix(rcpt, "no@"):
 				w.fail("message %d for %s: %+v", m.mark, rcpt, f)
 			}
 			duplicates += max(n-1, 0)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -17,13 +18,11 @@ import (
 	"posthouse/pkg/queue"
 )
 
-// Where things are in a worker's own mount namespace. All that is ever lost when
-// the power is cut is in diskDir.
+// Where things are in a worker's own mount namespace. The queue and the mail store
+// are file systems of their own, so that one can lose what the other keeps.
 const (
 	spoolDir = queue.Dir + "/"
-	storeDir = "/run/disk/vmail/"
-	diskDir  = "/run/disk"
-	image    = "/run/image"
+	storeDir = "/var/vmail/"
 	logFile  = "/run/log"
 	lmtpPath = "/run/lmtp"
 	smtpAddr = "127.0.0.1:2525"
@@ -39,7 +38,6 @@ domains:
   relay:
     smtp.example: {to: "smtp:[127.0.0.1]:2525"}
     lmtp.example: {to: "lmtp:unix:` + lmtpPath + `"}
-virtual: {base: ` + diskDir + `/vmail}
 `
 
 const table = "a@virtual.example:*:::::\nc@virtual.example:*:::::\nsender@virtual.example:*:::::\n"
@@ -62,7 +60,7 @@ type world struct {
 	units []*unit
 	out   *os.File // log of the daemons
 	null  *os.File
-	disk  *os.File // open for the power cut
+	disks []*os.File // open for the power cut: queue, mail store
 
 	mu     sync.Mutex
 	point  point
@@ -76,14 +74,14 @@ type world struct {
 
 // newWorld makes a machine of this process, which is alone in its namespaces.
 func newWorld(fs, bin string) (*world, error) {
-	for _, dir := range []string{"/run", "/etc", "/var/spool"} {
+	for _, dir := range []string{"/run", "/etc", "/var"} {
 		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=512m"); err != nil {
 			return nil, fmt.Errorf("tmpfs at %s: %w", dir, err)
 		}
 	}
 	if err := errors.Join(
 		unix.Mount("proc", "/proc", "proc", 0, ""), os.MkdirAll("/etc/posthouse/tables", 0o755), loopback(),
-		os.MkdirAll(spoolDir, 0o755), os.Mkdir(diskDir, 0o755),
+		os.MkdirAll(spoolDir, 0o755), os.Mkdir(storeDir, 0o755),
 		os.WriteFile("/etc/posthouse/posthouse.yaml", []byte(configuration), 0o644),
 		os.WriteFile("/etc/posthouse/tables/users", []byte(table), 0o600)); err != nil {
 		return nil, err
@@ -102,21 +100,28 @@ func newWorld(fs, bin string) (*world, error) {
 	if w.sink, err = newSink(w); err != nil {
 		return nil, err
 	}
-	f, err := os.Create(image)
+	for i := range mountPoints {
+		if err := makeDisk(fs, image(i)); err != nil {
+			return nil, err
+		}
+	}
+	return w, w.mount()
+}
+
+var mountPoints = []string{spoolDir, storeDir}
+
+func image(i int) string { return fmt.Sprintf("/run/image%d", i) }
+
+func makeDisk(fs, path string) error {
+	f, err := os.Create(path)
 	if err == nil {
 		err = errors.Join(f.Truncate(map[string]int64{"ext4": 64 << 20, "xfs": 320 << 20}[fs]), f.Close())
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
-	args := map[string][]string{
-		"ext4": {"-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", image},
-		"xfs":  {"-q", "-f", image},
-	}[fs]
-	if err := run("mkfs."+fs, args...); err != nil {
-		return nil, err
-	}
-	return w, w.mount()
+	args := map[string][]string{"ext4": {"-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"}, "xfs": {"-q", "-f"}}[fs]
+	return run("mkfs."+fs, append(args, path)...)
 }
 
 func run(name string, args ...string) error {
@@ -142,22 +147,26 @@ func loopback() error {
 }
 
 func (w *world) mount() error {
-	if err := run("mount", "-t", w.fs, "-o", "loop", image, diskDir); err != nil {
-		return err
+	for i, dir := range mountPoints {
+		if err := run("mount", "-t", w.fs, "-o", "loop", image(i), dir); err != nil {
+			return err
+		}
+		d, err := os.Open(dir)
+		if err != nil {
+			return err
+		}
+		w.disks = append(w.disks, d)
 	}
-	if err := os.MkdirAll(diskDir+"/spool", 0o755); err != nil {
-		return err
-	}
-	if err := unix.Mount(diskDir+"/spool", spoolDir, "", unix.MS_BIND, ""); err != nil {
-		return fmt.Errorf("bind mount: %w", err)
-	}
-	var err error
-	w.disk, err = os.Open(diskDir)
-	return err
+	return nil
 }
 
 func (w *world) unmount() error {
-	return errors.Join(w.disk.Close(), unix.Unmount(spoolDir, 0), unix.Unmount(diskDir, 0))
+	var errs []error
+	for i, dir := range mountPoints {
+		errs = append(errs, w.disks[i].Close(), unix.Unmount(dir, 0))
+	}
+	w.disks = nil
+	return errors.Join(errs...)
 }
 
 // queues are the directories of the queue.
@@ -169,21 +178,30 @@ func (w *world) clean() error {
 	for _, q := range queues {
 		errs = append(errs, os.RemoveAll(spoolDir+q), os.Mkdir(spoolDir+q, 0o770))
 	}
-	errs = append(errs, os.RemoveAll(storeDir), os.Mkdir(storeDir, 0o750), w.out.Truncate(0))
-	return errors.Join(append(errs, unix.Syncfs(int(w.disk.Fd())))...)
+	boxes, err := filepath.Glob(storeDir + "*.example")
+	for _, dir := range boxes {
+		errs = append(errs, os.RemoveAll(dir))
+	}
+	for _, d := range w.disks {
+		errs = append(errs, unix.Syncfs(int(d.Fd())))
+	}
+	return errors.Join(append(errs, err, w.out.Truncate(0))...)
 }
 
 // shutdown is FS_IOC_SHUTDOWN of the kernel, which XFS calls XFS_IOC_GOINGDOWN.
 const shutdown = 0x8004587d
 
-// cut cuts the power: what is not on disk by now never will be. With flushed the
-// journal is written, in which names and sizes are, but no data.
-func (w *world) cut(flushed bool) error {
-	flags := 2 // no flush of the journal
-	if flushed {
-		flags = 1
+// cut cuts the power: what is not on disk by now never will be. A journal that is
+// flushed before has names and sizes, but no data; with power+queue only that of
+// the queue is, which then knows more than the mail store.
+func (w *world) cut(fault string) error {
+	const flush, none = 1, 2
+	flags := map[string][]int{"power": {none, none}, "power+log": {flush, flush}, "power+queue": {flush, none}}[fault]
+	var errs []error
+	for i, d := range w.disks {
+		errs = append(errs, unix.IoctlSetPointerInt(int(d.Fd()), shutdown, flags[i]))
 	}
-	return unix.IoctlSetPointerInt(int(w.disk.Fd()), shutdown, flags)
+	return errors.Join(errs...)
 }
 
 // boot starts the machine: sockets listen, and qmgr looks what there is.
@@ -225,6 +243,12 @@ func (w *world) answer(u *unit, n *notification) unix.Errno {
 		}
 		return 0
 	}
+	if w.failedFlush() && c.name == w.struck.name && c.path == w.struck.path {
+		// It would succeed, and say nothing. A directory may have got another name.
+		if info, err := os.Stat(c.path); err != nil || !info.IsDir() {
+			w.bad = append(w.bad, "I1: flushed again after an error: "+c.path)
+		}
+	}
 	if w.point.N < 0 || u.name != w.point.Unit || w.struck != nil || !c.fits(w.point.Fault) {
 		return 0
 	}
@@ -234,21 +258,27 @@ func (w *world) answer(u *unit, n *notification) unix.Errno {
 	}
 	w.point.N = -1
 	w.struck = c
-	switch w.point.Fault {
+	switch fault := w.point.Fault; fault {
 	case "kill":
 		u.kill(unix.SIGKILL)
-	case "power", "power+log":
+	case "power", "power+log", "power+queue":
 		w.off = true
-		if err := w.cut(w.point.Fault == "power+log"); err != nil {
+		if err := w.cut(fault); err != nil {
 			w.bad = append(w.bad, fmt.Sprintf("power cut: %v", err))
 		}
 		for _, u := range w.units {
 			u.stop(unix.SIGKILL)
 		}
 	default:
-		return errnos[w.point.Fault]
+		return errnos[fault]
 	}
 	return 0
+}
+
+// failedFlush reports whether what has gone wrong is a flush. w.mu is held.
+func (w *world) failedFlush() bool {
+	return w.struck != nil && errnos[w.point.Fault] != 0 && w.point.Fault != "EINTR" &&
+		slices.Contains([]string{"fsync", "syncfs", "sync_file_range"}, w.struck.name)
 }
 
 func (w *world) hasStruck() bool {
@@ -263,18 +293,23 @@ func (w *world) fail(format string, args ...any) {
 	w.bad = append(w.bad, fmt.Sprintf(format, args...))
 }
 
-// files lists the files in the queue, by their path in it.
+// files lists the files in the queue, by their path in it. It looks twice where one
+// that moves meanwhile could be missed.
 func (w *world) files() (list []string) {
-	for _, pattern := range []string{"incoming/*", "active/*", "deferred/*", "deferred/*/*", "hold/*", "corrupt/*"} {
+	for _, pattern := range []string{"deferred/*/*", "hold/*", "incoming/*", "active/*", "deferred/*/*", "deferred/*", "corrupt/*"} {
 		found, _ := filepath.Glob(spoolDir + pattern)
 		for _, path := range found {
-			if info, err := os.Lstat(path); err == nil && !info.IsDir() {
-				list = append(list, strings.TrimPrefix(path, spoolDir))
+			path, _ = strings.CutPrefix(path, spoolDir)
+			if info, err := os.Lstat(spoolDir + path); err == nil && !info.IsDir() && !slices.Contains(list, path) {
+				list = append(list, path)
 			}
 		}
 	}
 	return list
 }
+
+// isEmpty reports whether there is nothing in the queue, as often as it looks.
+func (w *world) isEmpty() bool { return len(w.files()) == 0 && len(w.files()) == 0 }
 
 // until waits, for a time that does not decide about success, and reports whether
 // it came true.
