@@ -12,7 +12,9 @@ import (
 	"posthouse/daemons/qmgr/internal/schedule"
 	"posthouse/pkg/dsn"
 	"posthouse/pkg/envelope"
+	"posthouse/pkg/ipc"
 	"posthouse/pkg/maillog"
+	"posthouse/pkg/protocol/arrival"
 	"posthouse/pkg/protocol/delivery"
 	"posthouse/pkg/protocol/queuectl"
 	"posthouse/pkg/queue"
@@ -137,6 +139,47 @@ func TestBeingWritten(t *testing.T) {
 		}
 		w.do(queuectl.Hold, 1, id)
 		w.expect("hold")
+		w.m.stop()
+	})
+}
+
+// TestToldMeanwhile: a scan finds a message a moment before it is complete, and
+// while it is looked at the notice comes. It is not left to the next scan.
+func TestToldMeanwhile(t *testing.T) {
+	in(t, "", func(w *world) {
+		id := w.put(queue.Incoming, 1, "a@x.example")
+		path := filepath.Join(w.base, queue.Incoming, id.String())
+		whole, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, make([]byte, 100), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		opened := 0
+		w.m.spool.fault = func(call string, _ queueid.ID) error {
+			if call != "open" {
+				return nil
+			}
+			switch opened++; opened {
+			case 1:
+			case 2:
+				return os.WriteFile(path, whole, 0o600)
+			default:
+				return nil
+			}
+			m := ipc.NewMessage()
+			arrival.Encode(m, []queueid.ID{id})
+			err := w.m.handleArrival(t.Context(), nil, m.Data()[1:], nil)
+			time.Sleep(time.Second) // until it has been dealt with
+			return err
+		}
+		w.m.start()
+		w.wait(2 * time.Second)
+		w.expect("")
+		if w.delivered["a@x.example"] != 1 {
+			t.Errorf("delivered %v", w.delivered)
+		}
 		w.m.stop()
 	})
 }

@@ -327,7 +327,10 @@ func (m *manager) admit(p place, id queueid.ID) bool {
 		p.queue == queue.Deferred && m.deferred >= max(1, limits.ActiveMessages/4*3)) {
 		m.room.Wait()
 	}
-	if m.stopping || m.known[id] != nil {
+	if known := m.known[id]; m.stopping || known != nil {
+		if known != nil {
+			known.again = true
+		}
 		stopping := m.stopping
 		m.mu.Unlock()
 		return !stopping
@@ -345,6 +348,19 @@ func (m *manager) admit(p place, id queueid.ID) bool {
 		m.load(msg)
 	})
 	return true
+}
+
+// notLoaded forgets a message that was not to be taken up. Where it has been told
+// of meanwhile it is looked at once more: it may have been looked at a moment
+// before it was complete, and nobody would tell of it another time.
+func (m *manager) notLoaded(msg *message) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if msg.again && msg.from.queue == queue.Incoming {
+		m.fresh = append(m.fresh, located{msg.from, msg.id})
+		wake(m.kick)
+	}
+	m.forget(msg)
 }
 
 // forget ends the life of a message in memory. m.mu is held.

@@ -35,8 +35,9 @@ type message struct {
 
 	// Guarded by manager.mu.
 	turn    *schedule.Message[*entry]
-	counted int // recipients
-	left    int // entries that have not ended
+	counted int  // recipients
+	again   bool // somebody has told of it since it was taken up
+	left    int  // entries that have not ended
 	want    wish
 }
 
@@ -70,9 +71,7 @@ func (msg *message) fields() maillog.Fields {
 // load moves a message into active/, reads it, and schedules its deliveries.
 func (m *manager) load(msg *message) {
 	if !m.read(msg) {
-		m.mu.Lock()
-		m.forget(msg)
-		m.mu.Unlock()
+		m.notLoaded(msg)
 		return
 	}
 	if !msg.q.Requeued.IsZero() {
