@@ -198,7 +198,7 @@ func (m *manager) notify(msg *message, kind bounce.Kind, rcpts []uint32) error {
 	defer msg.file.Unlock()
 	err := m.write(msg)
 	if err == nil {
-		err = m.spool.flush(m.spool.active, msg.id)
+		err = m.spool.flush(m.spool.active, msg.id, msg.q)
 	}
 	if err != nil {
 		return fmt.Errorf("outcomes: %w", err)

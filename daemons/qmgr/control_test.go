@@ -2,9 +2,11 @@ package main
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -325,6 +327,45 @@ func TestDiskFull(t *testing.T) {
 		w.expect("")
 		if w.delivered["a@x.example"] != 1 || w.delivered["later@x.example"] != 1 {
 			t.Errorf("delivered %v", w.delivered)
+		}
+	})
+}
+
+// TestLostFlush: where a flush fails what was to be flushed may never get to the
+// disk, though the next flush succeeds. So it is written again at once: the sender
+// is not told of a failure that the power can take away.
+func TestLostFlush(t *testing.T) {
+	in(t, "", func(w *world) {
+		w.answer = byLocal
+		id := w.put(queue.Incoming, 1, "no@x.example", "later@y.example")
+		path := filepath.Join(w.base, queue.Active, id.String())
+		whole := size(filepath.Join(w.base, queue.Incoming, id.String()))
+		failed, checked := false, false
+		w.m.spool.fault = func(call string, _ queueid.ID) error {
+			f, err := os.OpenFile(path, os.O_RDWR, 0)
+			if err != nil {
+				return nil // it is somewhere else
+			}
+			defer f.Close()
+			switch {
+			case call == "fsync" && !failed:
+				failed = true
+				if _, err := f.WriteAt(make([]byte, size(path)-whole), whole); err != nil {
+					t.Error(err)
+				}
+				return &fs.PathError{Op: call, Path: path, Err: syscall.EIO}
+			case failed && !checked:
+				checked = true
+				if q, err := queue.Read(f); err != nil || q.Recipients[0].Pending() {
+					t.Errorf("it is not written again: %v", err)
+				}
+			}
+			return nil
+		}
+		w.run(20 * time.Minute)
+		w.expect(queue.Deferred, "failure no@x.example=5.1.1")
+		if !checked {
+			t.Error("no flush has failed")
 		}
 	})
 }

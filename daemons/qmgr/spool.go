@@ -65,16 +65,16 @@ func (s *spool) append(d *queue.Directory, id queueid.ID, q *queue.Message, o qu
 	return errors.Join(q.Append(f, o), f.Close())
 }
 
-// flush makes the outcomes of a message durable.
-func (s *spool) flush(d *queue.Directory, id queueid.ID) error {
-	if err := s.struck("fsync", id); err != nil {
-		return err
-	}
+// flush makes the outcomes of a message, which is q, durable.
+func (s *spool) flush(d *queue.Directory, id queueid.ID, q *queue.Message) error {
 	f, err := d.OpenWrite(id)
 	if err != nil {
 		return err
 	}
-	return errors.Join(f.Sync(), f.Close())
+	if err = s.struck("fsync", id); err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(q.Flushed(f, err), f.Close())
 }
 
 func openSpool(base string) (*spool, error) {

@@ -242,6 +242,22 @@ func (m *Message) Append(f *os.File, o Outcome) error {
 		return fmt.Errorf("queue file: append outcome: %w", err)
 	}
 	m.tail = m.size
+	m.unflushed = append(m.unflushed, b...)
 	m.Apply(o)
 	return nil
+}
+
+// Flushed is told how a flush of f, which is m's file open for writing, has ended,
+// and returns err. After a flush that failed the kernel takes what it could not
+// write for written: the outcomes are written again, so that the next flush means
+// what it says.
+func (m *Message) Flushed(f *os.File, err error) error {
+	if err == nil {
+		m.unflushed = nil
+		return nil
+	}
+	if _, again := f.WriteAt(m.unflushed, m.tail-int64(len(m.unflushed))); again != nil {
+		return fmt.Errorf("%w; queue file: write outcomes again: %w", err, again)
+	}
+	return err
 }
