@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -32,8 +31,10 @@ type Maildir struct {
 	base *os.File
 	sync Syncer
 	host string // as it appears in file names
-	seq  atomic.Uint64
 }
+
+// seq keeps the names of this process apart while files are written.
+var seq atomic.Uint64
 
 // Open returns a Maildir for the mail store at base. host is the name of this
 // machine, which becomes part of file names.
@@ -42,38 +43,19 @@ func Open(base, host string, sync Syncer) (*Maildir, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mail store: %w", err)
 	}
-	host = strings.NewReplacer("/", `\057`, ":", `\072`).Replace(host)
-	return &Maildir{base: f, sync: sync, host: host}, nil
+	return At(f, host, sync), nil
 }
+
+// At is Open for a base directory that is open; Close closes it.
+func At(base *os.File, host string, sync Syncer) *Maildir {
+	return &Maildir{base: base, sync: sync, host: inName.Replace(host)}
+}
+
+// inName takes out of a host name what the name of a file, or Maildir, gives a meaning.
+var inName = strings.NewReplacer("/", `\057`, ":", `\072`)
 
 // Close closes the mail store.
 func (m *Maildir) Close() error { return m.base.Close() }
-
-// MakeDirs makes the directory at dir, and those above it, where they are
-// missing, for the user alone, and makes them durable.
-func MakeDirs(dir string) error {
-	_, err := os.Stat(dir)
-	if !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	above := filepath.Dir(dir)
-	if above == dir {
-		return err
-	}
-	if err := MakeDirs(above); err != nil {
-		return err
-	}
-	parent, err := os.Open(above)
-	if err != nil {
-		return err
-	}
-	defer parent.Close()
-	fd, err := openSub(int(parent.Fd()), filepath.Base(dir))
-	if err == nil {
-		unix.Close(fd)
-	}
-	return err
-}
 
 // CheckComponent reports whether s may be a part of a path in the mail store.
 func CheckComponent(s string) error {
@@ -120,7 +102,7 @@ func (m *Maildir) deliver(path []string, head string, content io.Reader) (err er
 	defer tmp.Close()
 	defer fresh.Close()
 	now := time.Now()
-	temp := fmt.Sprintf("%d.P%dQ%d.%s", now.Unix(), os.Getpid(), m.seq.Add(1), m.host)
+	temp := fmt.Sprintf("%d.P%dQ%d.%s", now.Unix(), os.Getpid(), seq.Add(1), m.host)
 	fd, err := unix.Openat(int(tmp.Fd()), temp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return fmt.Errorf("create tmp/%s: %w", temp, err)

@@ -182,7 +182,8 @@ func (b *Mbox) lock() (f *os.File, unlock func(), err error) {
 
 // tryLock takes the lock of the kernel and then that of the lock file, as Debian
 // policy has it (section 11.6), and waits for neither: so no two programs can
-// wait for each other.
+// wait for each other. The lock is one of this open file: it stands against those of
+// other programs as one of a process would, and against one of another thread here.
 func (b *Mbox) tryLock() (_ *os.File, unlock func(), err error) {
 	f, err := b.open()
 	if err != nil {
@@ -193,8 +194,8 @@ func (b *Mbox) tryLock() (_ *os.File, unlock func(), err error) {
 			_ = f.Close() // the lock of the kernel goes with it
 		}
 	}()
-	lk := unix.Flock_t{Type: unix.F_WRLCK}
-	if err := unix.FcntlFlock(f.Fd(), unix.F_SETLK, &lk); errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
+	lk := unix.Flock_t{Type: unix.F_WRLCK} // to its end, wherever that is
+	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lk); errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
 		return nil, nil, errBusy
 	} else if err != nil {
 		return nil, nil, fmt.Errorf("lock: %w", err)
@@ -251,6 +252,8 @@ func (b *Mbox) open() (*os.File, error) {
 	switch {
 	case errors.Is(err, unix.EEXIST), errors.Is(err, unix.ENOENT), errors.Is(err, unix.EINTR):
 		return nil, errBusy // somebody was quicker
+	case errors.Is(err, unix.EAGAIN):
+		return nil, errBusy // its owner has a lease, which ends now
 	case err != nil:
 		return nil, fmt.Errorf("open: %w", err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -204,6 +205,52 @@ func TestLockFile(t *testing.T) {
 	}
 }
 
+// The lock of the kernel is one against other programs, and one against other
+// threads of this one, which do not have to see each other's lock file.
+func TestKernelLock(t *testing.T) {
+	hurry(t, 1) // after that the end of what was opened for it has ended the lock of "another program", which is this one
+	dir := t.TempDir()
+	b := mbox(t, dir, &syncer{})
+	busy := func(what string) {
+		t.Helper()
+		if err := b.Append("", date, "", strings.NewReader("x")); status(err) != "4.2.0" || !strings.Contains(err.Error(), "locked") {
+			t.Errorf("%s: %v", what, err)
+		}
+		if got := content(t, dir); got != "" {
+			t.Errorf("%s: %q", what, got)
+		}
+	}
+	f, unlock, err := b.tryLock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock()
+	busy("another thread")
+	f.Close()
+	if f, err = os.OpenFile(filepath.Join(dir, "alice"), os.O_RDWR, 0); err != nil {
+		t.Fatal(err)
+	}
+	lk := unix.Flock_t{Type: unix.F_WRLCK}
+	if err := unix.FcntlFlock(f.Fd(), unix.F_SETLK, &lk); err != nil {
+		t.Fatal(err)
+	}
+	busy("another program")
+	f.Close()
+	if f, err = os.Open(filepath.Join(dir, "alice")); err != nil {
+		t.Fatal(err)
+	}
+	defer signal.Reset(unix.SIGIO)
+	signal.Ignore(unix.SIGIO) // what the owner of a lease is told by
+	if _, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_RDLCK); err != nil {
+		t.Fatal(err)
+	}
+	busy("a lease")
+	f.Close()
+	if err := b.Append("", date, "", strings.NewReader("x")); err != nil {
+		t.Errorf("in the end: %v", err)
+	}
+}
+
 // The lock is for the file that has the name now: what is written to one that a
 // mail reader has replaced meanwhile would be lost.
 func TestReplacedWhileLocked(t *testing.T) {
@@ -263,24 +310,6 @@ func TestManyAtOnce(t *testing.T) {
 	first := "From MAILER-DAEMON  Wed Nov  4 09:08:07 2026\n"
 	if want := strings.Repeat(first+body+"\n", writers*messages); content(t, dir) != want {
 		t.Error("the messages are mixed, or not all there")
-	}
-}
-
-func TestMakeDirs(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "a/.b/c")
-	for range 2 {
-		if err := MakeDirs(dir); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if info, err := os.Stat(filepath.Dir(dir)); err != nil || info.Mode().Perm() != 0o700 {
-		t.Errorf("%v, %v", info, err)
-	}
-	if err := os.WriteFile(dir+"/file", nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := MakeDirs(dir + "/file/x"); err == nil {
-		t.Error("beneath a file")
 	}
 }
 
