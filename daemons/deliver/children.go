@@ -15,52 +15,30 @@ import (
 	"golang.org/x/sys/unix"
 
 	"posthouse/daemons/deliver/internal/user"
-	"posthouse/pkg/dsn"
 	"posthouse/pkg/ipc"
 )
 
 // Bounds of children. They count until they have ended, which one that its user
 // has stopped does not do: it takes places of that user.
 const (
-	maxChildren  = 100
-	maxOfCommand = 8
-	// What is soon done waits for a child that is there rather than having another one
-	// started, which costs more.
-	maxOfUser  = 2
-	maxOfSpool = 1 // a mailbox takes one message at a time; who waits for a lock polls
-	// keepTime is how long a child is kept for more of its user's mail.
+	maxChildren = 100
+	maxOfUser   = 8
+	// keepTime is how long a child is kept for more of its user's commands.
 	keepTime = 2 * time.Second
 	// maxUse is how many requests a child serves: one whose user never has enough makes
 	// room for others.
 	maxUse = 100
 )
 
-// identity is who a child is.
-type identity struct {
+// childID is who a child is.
+type childID struct {
 	user     user.User
 	uid, gid uint32
 	groups   []uint32
 }
 
-func (id *identity) key() string {
+func (id *childID) key() string {
 	return fmt.Sprintf("%q %d %d %d", id.user.Args(), id.uid, id.gid, id.groups)
-}
-
-// place is what children of one identity share: its bound does not depend on
-// what else the database of users says.
-type place struct {
-	uid   uint32
-	class user.Class
-}
-
-func (p place) most() int {
-	switch p.class {
-	case user.ForSpool:
-		return maxOfSpool
-	case user.ForUser:
-		return maxOfUser
-	}
-	return maxOfCommand
 }
 
 // process is a child that runs.
@@ -72,7 +50,7 @@ type process struct {
 // kid is a child in the pool.
 type kid struct {
 	conn  *ipc.Conn
-	at    place
+	uid   uint32
 	key   string
 	used  int         // requests
 	left  atomic.Bool // it has been told to end
@@ -88,36 +66,36 @@ func (k *kid) leave() {
 
 // pool keeps children for a while, and bounds them.
 type pool struct {
-	start func(*identity) (process, error)
+	start func(*childID) (process, error)
 
 	mu      sync.Mutex
-	idle    []*kid // oldest first
-	running map[place]int
+	idle    []*kid         // oldest first
+	running map[uint32]int // by uid: that bound does not depend on what else the database of users says
 	all     int
 	waiting map[string]int // who waits for a child, by the key of its identity
 	changed chan struct{}  // closed when a child has ended or is idle
 }
 
-func newPool(start func(*identity) (process, error)) *pool {
-	return &pool{start: start, running: make(map[place]int), waiting: make(map[string]int), changed: make(chan struct{})}
+func newPool(start func(*childID) (process, error)) *pool {
+	return &pool{start: start, running: make(map[uint32]int), waiting: make(map[string]int), changed: make(chan struct{})}
 }
 
 // get returns a child that is id and has nothing to do.
-func (p *pool) get(ctx context.Context, id *identity) (*kid, error) {
-	at, key := place{id.uid, id.user.Class}, id.key()
+func (p *pool) get(ctx context.Context, id *childID) (*kid, error) {
+	key := id.key()
 	p.wait(key, 1)
 	defer p.wait(key, -1)
 	for {
-		k, room, changed := p.take(at, key)
+		k, room, changed := p.take(id.uid, key)
 		if k != nil {
 			return k, nil
 		}
 		if room {
-			return p.begin(id, at, key)
+			return p.begin(id, key)
 		}
 		select {
 		case <-ctx.Done():
-			return nil, dsn.Errorf("4.3.2", "too much is being delivered for %s, or at all", id.user.Name)
+			return nil, errNoPlace(id.user.Name)
 		case <-changed:
 		}
 	}
@@ -125,7 +103,7 @@ func (p *pool) get(ctx context.Context, id *identity) (*kid, error) {
 
 // take returns an idle child, or whether there is room for a new one, which is
 // then taken.
-func (p *pool) take(at place, key string) (k *kid, room bool, changed <-chan struct{}) {
+func (p *pool) take(uid uint32, key string) (k *kid, room bool, changed <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i := len(p.idle) - 1; i >= 0; i-- {
@@ -133,15 +111,15 @@ func (p *pool) take(at place, key string) (k *kid, room bool, changed <-chan str
 			return p.remove(i), false, nil
 		}
 	}
-	if p.running[at] < at.most() && p.all < maxChildren {
-		p.running[at]++
+	if p.running[uid] < maxOfUser && p.all < maxChildren {
+		p.running[uid]++
 		p.all++
 		return nil, true, nil
 	}
-	// One that is idle makes room when it has ended: of this place, if that is what is
+	// One that is idle makes room when it has ended: of this user, if that is what is
 	// full. One that somebody waits for would be started again at once.
 	for i, k := range p.idle {
-		if p.waiting[k.key] == 0 && (k.at == at || p.running[at] < at.most()) {
+		if p.waiting[k.key] == 0 && (k.uid == uid || p.running[uid] < maxOfUser) {
 			p.drop(p.remove(i))
 			break
 		}
@@ -166,25 +144,25 @@ func (p *pool) remove(i int) *kid {
 	return k
 }
 
-func (p *pool) begin(id *identity, at place, key string) (*kid, error) {
+func (p *pool) begin(id *childID, key string) (*kid, error) {
 	proc, err := p.start(id)
 	if err != nil {
-		p.ended(at)
+		p.ended(id.uid)
 		return nil, fmt.Errorf("cannot start a process of %s: %w", id.user.Name, err)
 	}
 	go func() {
 		_ = proc.wait() // who waits for its answer says what there is to say
-		p.ended(at)
+		p.ended(id.uid)
 	}()
-	return &kid{conn: proc.conn, at: at, key: key}, nil
+	return &kid{conn: proc.conn, uid: id.uid, key: key}, nil
 }
 
-func (p *pool) ended(at place) {
+func (p *pool) ended(uid uint32) {
 	p.mu.Lock()
-	if p.all--; p.running[at] == 1 {
-		delete(p.running, at)
+	if p.all--; p.running[uid] == 1 {
+		delete(p.running, uid)
 	} else {
-		p.running[at]--
+		p.running[uid]--
 	}
 	p.signal()
 	p.mu.Unlock()
@@ -241,9 +219,9 @@ func childPath() (string, error) {
 // newStarter returns what starts children, which run program. It does so from one
 // thread, whose capabilities no program that is started inherits: they hold until
 // it has become the user, and end there.
-func newStarter(program string) (func(*identity) (process, error), error) {
+func newStarter(program string) (func(*childID) (process, error), error) {
 	type job struct {
-		id   *identity
+		id   *childID
 		done chan<- error
 		proc *process
 	}
@@ -261,7 +239,7 @@ func newStarter(program string) (func(*identity) (process, error), error) {
 	if err := <-ready; err != nil {
 		return nil, fmt.Errorf("capabilities: %w", err)
 	}
-	return func(id *identity) (process, error) {
+	return func(id *childID) (process, error) {
 		done, proc := make(chan error), process{}
 		jobs <- job{id, done, &proc}
 		err := <-done
@@ -286,7 +264,7 @@ func keepCapabilities() error {
 
 // startAs starts a child. There is no Pdeathsig: the kernel would want a right to
 // signal the user for it. The end of the socket tells the child.
-func startAs(program string, id *identity, cred *syscall.Credential) (process, error) {
+func startAs(program string, id *childID, cred *syscall.Credential) (process, error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return process{}, err

@@ -13,9 +13,11 @@ import (
 	"testing"
 	"time"
 
+	"posthouse/daemons/deliver/internal/become"
 	"posthouse/daemons/deliver/internal/user"
 	"posthouse/pkg/account"
 	"posthouse/pkg/dsn"
+	"posthouse/pkg/durable"
 	"posthouse/pkg/ipc"
 	"posthouse/pkg/ipc/ipctest"
 	"posthouse/pkg/maillog"
@@ -32,7 +34,7 @@ func TestMain(m *testing.M) {
 	if os.Args[0] != user.Program {
 		os.Exit(m.Run())
 	}
-	if os.Args[3] == strict {
+	if os.Args[2] == strict {
 		if err := user.Main(os.Args[1:]); err != nil {
 			os.Exit(1)
 		}
@@ -41,7 +43,7 @@ func TestMain(m *testing.M) {
 	syscall.CloseOnExec(user.Socket)
 	c, err := ipc.FromFile(os.NewFile(user.Socket, "deliver"))
 	if err == nil {
-		err = user.New(user.Class(os.Args[2]), os.Args[3], os.Args[4], os.Args[5]).Serve(c, nil)
+		err = (&user.User{Name: os.Args[2], Home: os.Args[3], Shell: os.Args[4]}).Serve(c, nil)
 	}
 	if err != nil {
 		os.Exit(1)
@@ -68,14 +70,23 @@ func someone(t *testing.T, name string) *account.Account {
 // serve returns a client of a deliver that knows one account.
 func serve(t *testing.T, a *account.Account) *deliver.Client {
 	t.Helper()
+	return serveBy(t, a, func(*service) {})
+}
+
+// serveBy is serve with something changed.
+func serveBy(t *testing.T, a *account.Account, change func(*service)) *deliver.Client {
+	t.Helper()
 	start, err := newStarter("/proc/self/exe")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if os.Getuid() != 0 {
-		start = func(id *identity) (process, error) { return startAs("/proc/self/exe", id, nil) }
+		start = func(id *childID) (process, error) { return startAs("/proc/self/exe", id, nil) }
 	}
-	s := newService(maillog.New("deliver"), newPool(start))
+	s := newService(maillog.New("deliver"), newPool(start), durable.NewCommitter("fsync"))
+	if os.Getuid() != 0 {
+		s.become = func(_ become.Identity, f func() error, done func(error)) { go func() { done(f()) }() }
+	}
 	s.lookup = func(_ context.Context, name string) (*account.Account, error) {
 		if name != a.Name {
 			return nil, account.ErrNone
@@ -83,6 +94,7 @@ func serve(t *testing.T, a *account.Account) *deliver.Client {
 		return a, nil
 	}
 	s.self, s.group, s.spool = 54320, 54325, filepath.Dir(a.Home)+"/mail"
+	change(s)
 	t.Cleanup(s.pool.close)
 	return deliver.NewClient(ipctest.Serve(t, deliver.Protocol, func(c *ipc.Conn, msg []byte, file *os.File) error {
 		return s.handle(t.Context(), c, msg, file)
@@ -148,7 +160,7 @@ func TestChildIsTheUser(t *testing.T) {
 			has(set, "0000000000000000")
 		}
 	}
-	// The next one finds it still there; one of another class has a child of its own.
+	// The next one finds it still there.
 	parent := func() string {
 		p, err := os.ReadFile(a.Home + "/parent")
 		if err != nil {
@@ -195,7 +207,7 @@ func TestUnconfinedChild(t *testing.T) {
 // A child that dies has deferred, and the next request has another one.
 func TestChildDies(t *testing.T) {
 	c := serve(t, someone(t, "alice"))
-	for range 2 * maxOfCommand {
+	for range 2 * maxOfUser {
 		if got := ask(t, c, command("kill -KILL $PPID; sleep 1000")); got.Status.String() != "4.3.0" {
 			t.Errorf("%+v", got)
 		}
@@ -240,20 +252,20 @@ func TestIdentify(t *testing.T) {
 		{account.Account{Name: "other", UID: 900, GID: 901}, deliver.Forward, 0, 0, nil, "mail system"},
 	} {
 		s.lookup = func(context.Context, string) (*account.Account, error) { return &tt.account, nil }
-		id, err := s.identify(t.Context(), deliver.Head{Kind: tt.kind, User: tt.account.Name})
+		id, err := s.identify(t.Context(), tt.account.Name, tt.kind)
 		if tt.refused != "" {
 			if id != nil || err == nil || !strings.Contains(err.Error(), tt.refused) || dsn.Of(err).Status.Class() != dsn.Transient {
 				t.Errorf("%+v, kind %d: %+v, %v", tt.account, tt.kind, id, err)
 			}
 			continue
 		}
-		if err != nil || id.uid != tt.uid || id.gid != tt.gid || !slices.Equal(id.groups, tt.groups) {
+		if err != nil || id.UID != tt.uid || id.GID != tt.gid || !slices.Equal(id.Groups, tt.groups) {
 			t.Errorf("%+v, kind %d: %+v, %v", tt.account, tt.kind, id, err)
 		}
 	}
 	for _, trouble := range []error{account.ErrNone, errors.New("a time-out")} {
 		s.lookup = func(context.Context, string) (*account.Account, error) { return nil, trouble }
-		if id, err := s.identify(t.Context(), deliver.Head{Kind: deliver.Spool, User: "x"}); id != nil || dsn.Of(err).Status.Class() != dsn.Transient {
+		if id, err := s.identify(t.Context(), "x", deliver.Spool); id != nil || dsn.Of(err).Status.Class() != dsn.Transient {
 			t.Errorf("%v: %+v, %v", trouble, id, err)
 		}
 	}
@@ -267,7 +279,7 @@ type fakeChildren struct {
 	most    int
 }
 
-func (f *fakeChildren) start(*identity) (process, error) {
+func (f *fakeChildren) start(*childID) (process, error) {
 	ours, theirs := ipctest.Pair(f.t)
 	f.mu.Lock()
 	f.running++
@@ -282,45 +294,43 @@ func (f *fakeChildren) start(*identity) (process, error) {
 	}}, nil
 }
 
-func alice(class user.Class, uid uint32) *identity {
-	return &identity{user: user.User{Class: class, Name: "alice", Home: "/"}, uid: uid}
+func alice(uid uint32) *childID {
+	return &childID{user: user.User{Name: "alice", Home: "/"}, uid: uid}
 }
 
 func TestPoolBounds(t *testing.T) {
-	for class, most := range map[user.Class]int{user.ForUser: maxOfUser, user.ForSpool: maxOfSpool, user.ForCommand: maxOfCommand} {
-		f := &fakeChildren{t: t}
-		p := newPool(f.start)
-		var got []*kid
-		for range most {
-			k, err := p.get(t.Context(), alice(class, 1))
-			if err != nil {
-				t.Fatal(err)
-			}
-			got = append(got, k)
+	f := &fakeChildren{t: t}
+	p := newPool(f.start)
+	var got []*kid
+	for range maxOfUser {
+		k, err := p.get(t.Context(), alice(1))
+		if err != nil {
+			t.Fatal(err)
 		}
-		ctx, cancel := context.WithCancel(t.Context())
-		cancel()
-		if k, err := p.get(ctx, alice(class, 1)); err == nil || dsn.Of(err).Status.Class() != dsn.Transient {
-			t.Errorf("%s: one more: %v, %v", class, k, err)
-		}
-		// One that has ended, or is given back, makes room for who waits.
-		for _, free := range []func(*kid){p.drop, p.put} {
-			done := make(chan *kid)
-			go func() {
-				k, err := p.get(t.Context(), alice(class, 1))
-				if err != nil {
-					t.Error(err)
-				}
-				done <- k
-			}()
-			free(got[0])
-			got[0] = <-done
-		}
-		for _, k := range got {
-			p.put(k)
-		}
-		p.close()
+		got = append(got, k)
 	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if k, err := p.get(ctx, alice(1)); err == nil || dsn.Of(err).Status.Class() != dsn.Transient {
+		t.Errorf("one more: %v, %v", k, err)
+	}
+	// One that has ended, or is given back, makes room for who waits.
+	for _, free := range []func(*kid){p.drop, p.put} {
+		done := make(chan *kid)
+		go func() {
+			k, err := p.get(t.Context(), alice(1))
+			if err != nil {
+				t.Error(err)
+			}
+			done <- k
+		}()
+		free(got[0])
+		got[0] = <-done
+	}
+	for _, k := range got {
+		p.put(k)
+	}
+	p.close()
 }
 
 // Idle children of others make room.
@@ -328,7 +338,7 @@ func TestPoolIsFull(t *testing.T) {
 	f := &fakeChildren{t: t}
 	p := newPool(f.start)
 	for uid := range uint32(3 * maxChildren) {
-		k, err := p.get(t.Context(), alice(user.ForUser, uid))
+		k, err := p.get(t.Context(), alice(uid))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -346,28 +356,30 @@ func TestPoolKeepsForWaiting(t *testing.T) {
 	f := &fakeChildren{t: t}
 	p := newPool(f.start)
 	get := func(uid uint32) *kid {
-		k, err := p.get(t.Context(), alice(user.ForSpool, uid))
+		k, err := p.get(t.Context(), alice(uid))
 		if err != nil {
 			t.Fatal(err)
 		}
 		return k
 	}
 	idle, busy := get(1), get(2)
+	for range maxOfUser - 1 {
+		get(2)
+	}
 	p.put(idle)
-	at, key := place{2, user.ForSpool}, alice(user.ForSpool, 2).key()
-	if k, room, _ := p.take(at, key); k != nil || room || len(p.idle) != 1 {
+	key := alice(2).key()
+	if k, room, _ := p.take(2, key); k != nil || room || len(p.idle) != 1 {
 		t.Errorf("one more of 2: %v, %v, and %d are idle", k, room, len(p.idle))
 	}
-	for uid := range uint32(maxChildren - 2) {
+	for uid := range uint32(maxChildren - 1 - maxOfUser) {
 		get(uid + 3)
 	}
-	late := place{1000, user.ForSpool}
 	p.wait(idle.key, 1)
-	if k, room, _ := p.take(late, "late"); k != nil || room || len(p.idle) != 1 {
+	if k, room, _ := p.take(1000, "late"); k != nil || room || len(p.idle) != 1 {
 		t.Errorf("while somebody waits for it: %v, %v, and %d are idle", k, room, len(p.idle))
 	}
 	p.wait(idle.key, -1)
-	if k, room, _ := p.take(late, "late"); k != nil || room || len(p.idle) != 0 {
+	if k, room, _ := p.take(1000, "late"); k != nil || room || len(p.idle) != 0 {
 		t.Errorf("the pool is full: %v, %v, and %d are idle", k, room, len(p.idle))
 	}
 	for n := 1; ; n++ {
@@ -378,7 +390,7 @@ func TestPoolKeepsForWaiting(t *testing.T) {
 			}
 			break
 		}
-		if k, _, _ := p.take(at, key); k != busy {
+		if k, _, _ := p.take(2, key); k != busy {
 			t.Fatalf("after %d requests: %v", n, k)
 		}
 	}
@@ -388,19 +400,18 @@ func TestPoolKeepsForWaiting(t *testing.T) {
 func TestPoolKeepsApart(t *testing.T) {
 	f := &fakeChildren{t: t}
 	p := newPool(f.start)
-	first := alice(user.ForUser, 1)
+	first := alice(1)
 	k, err := p.get(t.Context(), first)
 	if err != nil {
 		t.Fatal(err)
 	}
 	p.put(k)
-	for what, id := range map[string]*identity{
-		"uid":    alice(user.ForUser, 2),
-		"class":  alice(user.ForSpool, 1),
+	for what, id := range map[string]*childID{
+		"uid":    alice(2),
 		"groups": {user: first.user, uid: 1, groups: []uint32{5}},
 		"gid":    {user: first.user, uid: 1, gid: 5},
-		"home":   {user: user.User{Class: user.ForUser, Name: "alice", Home: "/home"}, uid: 1},
-		"shell":  {user: user.User{Class: user.ForUser, Name: "alice", Home: "/", Shell: "/"}, uid: 1},
+		"home":   {user: user.User{Name: "alice", Home: "/home"}, uid: 1},
+		"shell":  {user: user.User{Name: "alice", Home: "/", Shell: "/"}, uid: 1},
 	} {
 		other, err := p.get(t.Context(), id)
 		if err != nil || other == k {
@@ -408,7 +419,7 @@ func TestPoolKeepsApart(t *testing.T) {
 		}
 		p.drop(other)
 	}
-	if again, _, _ := p.take(place{1, user.ForUser}, first.key()); again != nil && again != k { // it may have been idle for too long
+	if again, _, _ := p.take(1, first.key()); again != nil && again != k { // it may have been idle for too long
 		t.Error("not the child that was given back")
 	}
 	p.close()
@@ -418,7 +429,7 @@ func TestPoolKeepsApart(t *testing.T) {
 func TestLeave(t *testing.T) {
 	f := &fakeChildren{t: t}
 	p := newPool(f.start)
-	k, err := p.get(t.Context(), alice(user.ForUser, 1))
+	k, err := p.get(t.Context(), alice(1))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,42 +3,59 @@
 //
 // # Interface
 //
-// Protocol posthouse/pkg/protocol/deliver on private/deliver; the client is
-// local. Of a request no more is read here than who is to act and of what kind
-// it is. The rest, and the descriptor of the message, goes to a process that is
-// that user and nobody else, as does its answer to the client.
+// Protocol posthouse/pkg/protocol/deliver on private/deliver; the client is local.
+// What is done with files a thread does that has the file-system user, group and
+// groups of the account, and none of our capabilities, and is never used again.
+// Of a request for a command no more is read here than who is to act. The rest, and the
+// descriptor of the message, goes to a process that is that user and nobody else,
+// as does its answer to the client.
 //
 // # Security
 //
 // Runs as _ph-deliver with CAP_SETUID and CAP_SETGID, the only program of
-// Posthouse that has capabilities. It reads nothing that a user has written, and
-// looks accounts up. Its children, of the program deliver-as, have the user's uid,
-// gid and groups, no capability and no way back, three descriptors of /dev/null
-// and a socket, and no environment.
+// Posthouse that has capabilities. It looks accounts up, passes a .forward file on as
+// it is, and of a message looks at the lines only. A user may do nothing to it:
+// it keeps its own uid, by which the kernel judges signals and tracing. No path leads to
+// its descriptors: links are followed by what is written in them. internal/become
+// is how a thread becomes a user, internal/files what it does then.
+//
+// Its children, of the program deliver-as, have the user's uid, gid and groups, no
+// capability and no way back, three descriptors of /dev/null and a socket, and no
+// environment.
 //
 // Who writes to the spool of mailboxes has its group, and with it could get at
-// the mailboxes of others: such a child has no other group, and does nothing else.
+// the mailboxes of others: such a thread has no other group, and does nothing else.
 //
 // Nobody acts as root, or as a user of the mail system. The mailbox of root
 // belongs to _ph-deliver.
 //
 // # Reliability
 //
-// A child that dies, hangs or says nothing has deferred. Commands are bounded by
-// a time limit that the child keeps: this process has no right to signal it. What
-// a command leaves behind ends with this process.
+// What has been answered for is on disk. A thread that hangs has deferred, as one that
+// panics has, and a child that dies, hangs or says nothing: they take places of
+// their user, and keep nobody else. Commands are bounded by a time limit that the
+// child keeps: this process has no right to signal it. What a command leaves behind
+// ends with this process.
 //
 // # Standards
 //
-// RFC 3463 (status codes).
+// The mbox format (RFC 4155, appendix A, with > before From), Maildir (as qmail
+// defined it), RFC 3463 (status codes).
 //
 // # Files
 //
-// /etc/passwd and /etc/group, or systemd-userdbd.
+// Home directories; /var/mail; /etc/passwd and /etc/group, or systemd-userdbd;
+// /etc/posthouse/posthouse.yaml: queue.sync.
 package main
 
 import (
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
 	"posthouse/pkg/daemon"
+	"posthouse/pkg/durable"
 	"posthouse/pkg/protocol/deliver"
 )
 
@@ -53,7 +70,12 @@ func setup(d *daemon.Daemon) error {
 	if err != nil {
 		return err
 	}
-	s := newService(d.Log, newPool(start))
+	// A limit on the size of files is an error of who writes. Not ignored: programs that
+	// are started would inherit that.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGXFSZ)
+	// The time zone is read once, and not with the rights of whoever needs it first.
+	_, _ = time.Now().Zone()
+	s := newService(d.Log, newPool(start), durable.NewCommitter(d.Config().Queue.Sync))
 	d.OnEnd(s.pool.close)
 	d.HandOff() // users' commands are slow
 	return d.IPC("ipc", deliver.Protocol, s.handle)

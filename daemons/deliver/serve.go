@@ -9,10 +9,13 @@ import (
 	"syscall"
 	"time"
 
+	"posthouse/daemons/deliver/internal/answer"
+	"posthouse/daemons/deliver/internal/become"
 	"posthouse/daemons/deliver/internal/user"
 	"posthouse/pkg/account"
 	"posthouse/pkg/dsn"
 	"posthouse/pkg/ipc"
+	"posthouse/pkg/mailbox"
 	"posthouse/pkg/maillog"
 	"posthouse/pkg/protocol/deliver"
 )
@@ -23,26 +26,43 @@ const spool = "/var/mail"
 // ours is what the names of the mail system's own users begin with.
 const ours = "_ph-"
 
-// How long the answer of a child may take. A command has a limit of its own,
-// below this, that its child keeps; others wait for locks and for disks.
+// How long an answer may take. A command has a limit of its own, below this, that
+// its child keeps; others wait for locks and for disks.
 const (
 	commandTime = user.MaxTimeout + 5*time.Minute
 	otherTime   = 10 * time.Minute
-	// placeTime is how long a request waits for a place among the children.
+	// placeTime is how long a request waits for a place among those of its user, and all.
 	placeTime = time.Minute
+	// leaveTime is how long a thread may go on that the client, or who stops this
+	// daemon, does not want to wait for any longer. A lock is waited for less long.
+	leaveTime = 30 * time.Second
 )
 
 type service struct {
 	log    *maillog.Logger
 	pool   *pool
+	places *places
+	sync   mailbox.Syncer
+	become func(become.Identity, func() error, func(error))
 	lookup func(context.Context, string) (*account.Account, error)
 	self   uint32 // the user of this process
 	group  uint32 // and its group, which need not have the same number
 	spool  string
 }
 
-func newService(log *maillog.Logger, p *pool) *service {
-	return &service{log: log, pool: p, lookup: account.Lookup, self: uint32(os.Getuid()), group: uint32(os.Getgid()), spool: spool}
+func newService(log *maillog.Logger, p *pool, s mailbox.Syncer) *service {
+	return &service{
+		log: log, pool: p, places: newPlaces(), sync: s, become: become.Go, lookup: account.Lookup,
+		self: uint32(os.Getuid()), group: uint32(os.Getgid()), spool: spool,
+	}
+}
+
+// request is what came from the client.
+type request struct {
+	conn *ipc.Conn
+	head deliver.Head
+	msg  []byte
+	file *os.File
 }
 
 func (s *service) handle(ctx context.Context, c *ipc.Conn, msg []byte, file *os.File) error {
@@ -54,60 +74,78 @@ func (s *service) handle(ctx context.Context, c *ipc.Conn, msg []byte, file *os.
 		return err
 	}
 	m := ipc.NewMessage()
-	who, err := s.identify(ctx, head)
-	if err == nil {
-		err = s.ask(ctx, request{c, head, msg, file}, who, m)
+	r := request{c, head, msg, file}
+	if head.Kind == deliver.Command {
+		err = s.command(ctx, r, m)
+	} else {
+		err = s.files(ctx, r, m)
+	}
+	var wrong *requestError
+	if errors.As(err, &wrong) {
+		return err
 	}
 	if err != nil {
-		e := dsn.Of(err)
-		s.log.Warn(nil, "%s: %s", head.User, e.Text)
+		s.log.Warn(nil, "%s: %s", head.User, dsn.Of(err).Text)
 		m.Reset()
-		(&deliver.Reply{Status: e.Status, Text: maillog.Printable(e.Text)}).Encode(m)
+		answer.Done("", err).Encode(m)
 	}
 	return c.Send(m)
 }
 
-// identify says who the child for a request has to be. What it refuses is for an
-// administrator to mend: mail waits for that.
-func (s *service) identify(ctx context.Context, h deliver.Head) (*identity, error) {
-	a, err := s.lookup(ctx, h.User)
+// requestError is one of who asks.
+type requestError struct{ err error }
+
+func (e *requestError) Error() string { return e.err.Error() }
+
+func (e *requestError) Unwrap() error { return e.err }
+
+// identity is an account, and who acts for it.
+type identity struct {
+	become.Identity
+	account *account.Account
+}
+
+// identify says as whom a request is done. What it refuses is for an administrator
+// to mend: mail waits for that.
+func (s *service) identify(ctx context.Context, name string, kind deliver.Kind) (*identity, error) {
+	a, err := s.lookup(ctx, name)
 	if errors.Is(err, account.ErrNone) {
-		return nil, dsn.Errorf("4.3.5", "there is no account %s", h.User)
+		return nil, dsn.Errorf("4.3.5", "there is no account %s", name)
 	}
 	if err != nil {
 		return nil, err
 	}
-	id := &identity{uid: a.UID, gid: a.GID, groups: a.Groups}
-	id.user = user.User{Class: user.ClassOf(h.Kind), Name: h.User, Home: a.Home, Shell: a.Shell}
-	inSpool := id.user.Class == user.ForSpool
+	id := &identity{become.Identity{UID: a.UID, GID: a.GID}, a}
 	switch {
-	case strings.HasPrefix(h.User, ours) || a.UID == s.self:
-		return nil, dsn.Errorf("4.3.5", "%s is a user of the mail system, and gets no mail", h.User)
-	case a.UID == 0 && inSpool:
-		id.uid, id.gid = s.self, s.group // a file of its own group is made by the directory
+	case strings.HasPrefix(name, ours) || a.UID == s.self:
+		return nil, dsn.Errorf("4.3.5", "%s is a user of the mail system, and gets no mail", name)
+	case a.UID == 0 && inSpool(kind):
+		id.UID, id.GID = s.self, s.group // a file of its own group is made by the directory
 	case a.UID == 0:
-		return nil, dsn.Errorf("4.3.5", "nothing is done as root; give %s an alias", h.User)
+		return nil, dsn.Errorf("4.3.5", "nothing is done as root; give %s an alias", name)
 	case a.GID == 0:
-		return nil, dsn.Errorf("4.3.5", "nothing is done with the group of root, to which %s belongs", h.User)
+		return nil, dsn.Errorf("4.3.5", "nothing is done with the group of root, to which %s belongs", name)
 	}
-	// Group root is no group to have either.
-	id.groups = nil
-	for _, g := range a.Groups {
-		if g != 0 && !inSpool {
-			id.groups = append(id.groups, g)
-		}
-	}
-	if inSpool {
+	groups := a.Groups
+	if inSpool(kind) {
+		// With this group it could get at the mailboxes of others: it has no other, and
+		// does nothing that the user has said.
 		group, err := groupOf(s.spool)
 		if err != nil {
 			return nil, dsn.Errorf("4.3.5", "spool of mailboxes: %v", err)
 		}
-		if group != 0 {
-			id.groups = []uint32{group}
+		groups = []uint32{group}
+	}
+	for _, g := range groups {
+		if g != 0 { // group root is no group to have either
+			id.Groups = append(id.Groups, g)
 		}
 	}
 	return id, nil
 }
+
+// inSpool reports whether k is done in the spool of mailboxes.
+func inSpool(k deliver.Kind) bool { return k == deliver.Spool || k == deliver.Make }
 
 func groupOf(dir string) (uint32, error) {
 	info, err := os.Stat(dir)
@@ -121,27 +159,20 @@ func groupOf(dir string) (uint32, error) {
 	return st.Gid, nil
 }
 
-// request is what came from the client.
-type request struct {
-	conn *ipc.Conn
-	head deliver.Head
-	msg  []byte
-	file *os.File
-}
-
-// ask has a child do it, and puts its answer into m, unread.
-func (s *service) ask(ctx context.Context, r request, who *identity, m *ipc.Message) error {
-	wait, cancel := context.WithTimeout(ctx, placeTime)
-	defer cancel()
-	ch, err := s.pool.get(wait, who)
+// command has a child do it, and puts its answer into m, unread.
+func (s *service) command(ctx context.Context, r request, m *ipc.Message) error {
+	id, err := s.identify(ctx, r.head.User, r.head.Kind)
 	if err != nil {
 		return err
 	}
-	limit := otherTime
-	if r.head.Kind == deliver.Command {
-		limit = commandTime
+	wait, cancel := context.WithTimeout(ctx, placeTime)
+	defer cancel()
+	who := user.User{Name: r.head.User, Home: id.account.Home, Shell: id.account.Shell}
+	ch, err := s.pool.get(wait, &childID{who, id.UID, id.GID, id.Groups})
+	if err != nil {
+		return err
 	}
-	_ = ch.conn.SetDeadline(time.Now().Add(limit)) // an error is one of every use
+	_ = ch.conn.SetDeadline(time.Now().Add(commandTime)) // an error is one of every use
 	// Who asks is not to be kept waiting, and nor is who stops this daemon.
 	stopWaiting := context.AfterFunc(ctx, ch.leave)
 	stop := r.conn.OnEnd(ch.leave)

@@ -65,6 +65,7 @@ type machine struct {
 	content  []string                 // of them
 	warnings []string
 	stop     func() // at the first delivery
+	silent   bool   // it says no more than that all is well
 }
 
 func (m *machine) Do(_ context.Context, r *deliver.Request, file *os.File) (deliver.Reply, error) {
@@ -72,7 +73,7 @@ func (m *machine) Do(_ context.Context, r *deliver.Request, file *os.File) (deli
 	if _, err := deliver.DecodeRequest(b); err != nil {
 		m.t.Errorf("deliver would not understand: %v", err)
 	}
-	if (file == nil) != (r.Kind == deliver.Forward || r.Kind == deliver.Make) {
+	if (file == nil) != (r.Kind == deliver.Forward && r.Else == 0 || r.Kind == deliver.Make) {
 		m.t.Errorf("kind %d with descriptor %v", r.Kind, file)
 	}
 	m.asked = append(m.asked, r)
@@ -80,24 +81,32 @@ func (m *machine) Do(_ context.Context, r *deliver.Request, file *os.File) (deli
 		m.stop()
 	}
 	ok := deliver.Reply{Status: dsn.MustParse("2.0.0"), Text: "delivered"}
-	what := r.User + " " + map[deliver.Kind]string{deliver.Forward: "forward", deliver.Spool: "spool", deliver.Mailbox: "file " + r.Path, deliver.Command: "| " + r.Command, deliver.Make: "make in " + r.Path}[r.Kind]
-	if err := m.trouble[what]; err != nil {
-		return deliver.Reply{}, err
+	if m.silent {
+		return ok, nil
 	}
-	if e := m.verdicts[what]; e != nil {
-		return deliver.Reply{Status: e.Status, Text: e.Text}, nil
-	}
-	if r.Kind == deliver.Forward {
+	for kind := r.Kind; ; kind = r.Else {
+		what := r.User + " " + map[deliver.Kind]string{deliver.Forward: "forward", deliver.Spool: "spool", deliver.Mailbox: "file " + r.Path, deliver.Command: "| " + r.Command, deliver.Make: "make in " + r.Path}[kind]
+		if err := m.trouble[what]; err != nil {
+			return deliver.Reply{}, err
+		}
+		ok.Else = kind != deliver.Forward && r.Kind == deliver.Forward
+		if e := m.verdicts[what]; e != nil {
+			return deliver.Reply{Status: e.Status, Text: e.Text, Else: ok.Else}, nil
+		}
+		if kind != deliver.Forward {
+			m.did = append(m.did, what)
+			return ok, nil
+		}
 		for _, name := range r.Files {
 			if text, found := m.files[r.User+"/"+name]; found {
 				ok.Found, ok.Name, ok.Forward = true, name, text
 				return ok, nil
 			}
 		}
-		return ok, nil
+		if r.Else == 0 {
+			return ok, nil
+		}
 	}
-	m.did = append(m.did, what)
-	return ok, nil
 }
 
 func (m *machine) submit(_ context.Context, e *envelope.Envelope, content io.Reader) (queueid.ID, error) {
@@ -315,6 +324,11 @@ func TestTriedAgain(t *testing.T) {
 	if o := newService(t, m, "").run(t.Context(), job(t, "bob@example.org")).Outcomes[0]; o.Status.String() != "4.7.0" || len(m.did) > 0 {
 		t.Errorf("%+v, %q", o, m.did)
 	}
+	// Whether there is one is said, or nothing is known.
+	m = &machine{silent: true}
+	if o := newService(t, m, "").run(t.Context(), job(t, "bob@example.org")).Outcomes[0]; o.Status.Class() != dsn.Transient {
+		t.Errorf("%+v, %q", o, m.did)
+	}
 }
 
 // TestOnce: what two recipients stand for is delivered to once, and has one outcome.
@@ -429,7 +443,7 @@ func TestRequest(t *testing.T) {
 	m.asked = nil
 	s.config().RecipientDelimiter = "+-"
 	s.run(t.Context(), job(t, "alice-A@example.org"))
-	if len(m.asked) != 2 || !slices.Equal(m.asked[0].Files, []string{".forward-a", ".forward"}) || m.asked[1].Path != "/var/mail" || m.asked[1].From != "s@sender.example" {
+	if len(m.asked) != 1 || !slices.Equal(m.asked[0].Files, []string{".forward-a", ".forward"}) || m.asked[0].Else != deliver.Spool || m.asked[0].Path != "/var/mail" || m.asked[0].From != "s@sender.example" {
 		t.Errorf("%+v", m.asked)
 	}
 }

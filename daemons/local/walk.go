@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -13,7 +14,6 @@ import (
 	"posthouse/pkg/config"
 	"posthouse/pkg/dsn"
 	"posthouse/pkg/envelope"
-	"posthouse/pkg/protocol/deliver"
 	"posthouse/pkg/table"
 )
 
@@ -185,21 +185,23 @@ func (w *walk) user(n name) outcome {
 	case a.UID == 0 || !w.cfg.Local.Forward:
 		return w.mailbox(a)
 	}
-	r := &deliver.Request{Head: deliver.Head{Kind: deliver.Forward, User: a.Name}, Files: []string{".forward"}}
+	files := []string{".forward"}
 	switch {
 	case strings.Contains(n.extension, "/"):
 		w.warning("the extension of %s has a slash, and selects no .forward file", n.full)
 	case a.Name == n.user && n.extension != "":
-		r.Files = []string{".forward" + n.full[len(n.user):], ".forward"}
+		files = []string{".forward" + n.full[len(n.user):], ".forward"}
 	}
-	reply, o := w.ask(r)
+	reply, o := w.readForward(a, files)
 	switch {
+	case reply.Else:
+		return o // of the mailbox
+	case o.status.Class() == dsn.Success && !reply.Found:
+		return failed(errors.New("deliver has not said whether there is a .forward file"))
 	case o.status.Class() != dsn.Success:
 		// A .forward file that cannot be read may say anything.
 		o.status = o.status.With(dsn.Transient)
 		return o
-	case !reply.Found:
-		return w.mailbox(a)
 	}
 	targets, err := aliases.ParseList("~"+a.Name+"/"+reply.Name, []byte(reply.Forward))
 	switch {

@@ -25,15 +25,43 @@ func (w *walk) warning(format string, args ...any) {
 	w.log.Warn(maillog.Fields{"QUEUE_ID": id}, "%s: %s", id, maillog.Printable(fmt.Sprintf(format, args...)))
 }
 
-// mailbox delivers to the mailbox of an account. That of root belongs to the
+// mailbox delivers to the mailbox of an account.
+func (w *walk) mailbox(a *account.Account) outcome { return w.do(w.toMailbox(a)) }
+
+// toMailbox is the delivery to the mailbox of an account. That of root belongs to the
 // mail system, for nothing is done as root.
-func (w *walk) mailbox(a *account.Account) outcome {
+func (w *walk) toMailbox(a *account.Account) *deliver.Request {
 	l := &w.cfg.Local
 	r := &deliver.Request{Head: deliver.Head{Kind: deliver.Spool, User: a.Name}, Path: l.Spool, Limit: int64(l.MailboxSize)}
 	if l.Mailbox != "" && a.UID != 0 {
 		r.Kind, r.Path = deliver.Mailbox, l.Mailbox
 	}
-	return w.do(r)
+	return r
+}
+
+// readForward reads the first of the .forward files that is there. Where none is, it
+// is the mailbox that counts, which is said along with it: to ask once more takes as
+// long as to deliver. With Else in the reply the outcome is that of the mailbox.
+func (w *walk) readForward(a *account.Account, files []string) (deliver.Reply, outcome) {
+	r := w.toMailbox(a)
+	key := key(r)
+	before, again := w.done[key]
+	if again {
+		r = &deliver.Request{Head: r.Head}
+	} else {
+		r.Else = r.Kind
+		w.message(r)
+	}
+	r.Kind, r.Files = deliver.Forward, files
+	reply, o := w.ask(r)
+	switch {
+	case again && o.status.Class() == dsn.Success && !reply.Found:
+		reply.Else, o = true, before
+	case !again && !reply.Found:
+		// Where a file cannot be read, too, or nothing is known: all of it is tried again.
+		w.done[key] = o
+	}
+	return reply, o
 }
 
 // file delivers to a file that somebody has named, maybe beneath his home directory.
@@ -61,21 +89,31 @@ func (w *walk) command(user, text string) outcome {
 	})
 }
 
+// key is the same for what has the same done with the message.
+func key(r *deliver.Request) string {
+	return strings.Join([]string{fmt.Sprint(r.Kind), r.User, r.Path, r.Command}, "\x00")
+}
+
 // do has r done with the message, if it has not been yet.
 func (w *walk) do(r *deliver.Request) outcome {
-	key := strings.Join([]string{fmt.Sprint(r.Kind), r.User, r.Path, r.Command}, "\x00")
+	key := key(r)
 	if o, ok := w.done[key]; ok {
 		return o
 	}
+	w.message(r)
+	_, o := w.ask(r)
+	w.done[key] = o
+	return o
+}
+
+// message has r be about the message.
+func (w *walk) message(r *deliver.Request) {
 	r.From = "MAILER-DAEMON"
 	if !w.job.Sender.IsNull() {
 		r.From = w.job.Sender.String()
 	}
 	r.Arrival, r.Prefix = w.job.Arrival, w.job.Head(w.rcpt)
 	r.Offset, r.Length = w.job.Offset, w.job.Length
-	_, o := w.ask(r)
-	w.done[key] = o
-	return o
 }
 
 // ask has r done.
@@ -86,7 +124,7 @@ func (w *walk) ask(r *deliver.Request) (deliver.Reply, outcome) {
 	ctx, cancel := context.WithTimeout(w.ctx, r.Timeout+margin)
 	defer cancel()
 	file := w.job.File
-	if r.Kind == deliver.Forward || r.Kind == deliver.Make {
+	if r.Kind == deliver.Forward && r.Else == 0 || r.Kind == deliver.Make {
 		file = nil
 	}
 	reply, err := w.deliver.Do(ctx, r, file)

@@ -81,8 +81,8 @@ var rules = []rule{
 	{"syscall", "errno values, signals, flags of inherited descriptors, process groups, and who a process is",
 		"daemons/cleanup daemons/commands/posthouse daemons/deliver daemons/deliver/internal/user daemons/pipe daemons/qmgr daemons/smtp " +
 			"pkg/activation pkg/command pkg/daemon pkg/ipc pkg/mailtest/probe pkg/rawsock pkg/smtpclient", false},
-	{"golang.org/x/sys/unix", "openat and its kin, statfs (cleanup, durable, maildrop, mailbox, queue, users); descriptors (ipc); capabilities (deliver); process groups (command); sockets (maillog, rawsock)",
-		"daemons/cleanup daemons/deliver daemons/deliver/internal/user pkg/command pkg/durable pkg/ipc pkg/ipc/ipctest pkg/maildrop pkg/maillog pkg/mailbox pkg/mailtest pkg/mailtest/probe pkg/queue pkg/rawsock pkg/users", false},
+	{"golang.org/x/sys/unix", "openat and its kin, statfs (cleanup, durable, maildrop, mailbox, queue, users); descriptors (ipc); capabilities, and who a thread is (deliver); process groups (command); sockets (maillog, rawsock)",
+		"daemons/cleanup daemons/deliver daemons/deliver/internal/become daemons/deliver/internal/files daemons/deliver/internal/user pkg/command pkg/durable pkg/ipc pkg/ipc/ipctest pkg/maildrop pkg/maillog pkg/mailbox pkg/mailtest pkg/mailtest/probe pkg/queue pkg/rawsock pkg/users", false},
 
 	{"net", "connections: dialled (account, dns, ipc, smtp), inherited (activation, daemon, smtpd), served and used (smtpserver, smtpclient), read and written (rawsock)",
 		"daemons/smtp daemons/smtpd pkg/account pkg/activation pkg/daemon pkg/dns pkg/dns/dnstest pkg/ipc pkg/ipc/ipctest pkg/mailtest/probe pkg/rawsock pkg/smtpclient pkg/smtpserver", false},
@@ -105,10 +105,10 @@ var rules = []rule{
 	{"posthouse/pkg/command", "runs programs: deliver, for users; pipe", "daemons/deliver/internal/user daemons/pipe", false},
 	{"posthouse/pkg/dns", "has a network", "daemons/dns daemons/smtp", false},
 	{"posthouse/pkg/dns/dnstest", "lies", "pkg/mailtest/probe", false},
-	{"posthouse/pkg/durable", "who acknowledges what it has written: the queue, mailboxes", "daemons/cleanup daemons/deliver/internal/user daemons/virtual", false},
+	{"posthouse/pkg/durable", "who acknowledges what it has written: the queue, mailboxes", "daemons/cleanup daemons/deliver daemons/virtual", false},
 	{"posthouse/pkg/header", "who completes messages", "daemons/cleanup daemons/commands/sendmail", false},
 	{"posthouse/pkg/maildrop", "who drops, and who takes it", "daemons/commands/sendmail daemons/pickup", false},
-	{"posthouse/pkg/mailbox", "mailboxes have one owner: of virtual users, and each user; pipe: the form of lines", "daemons/deliver/internal/user daemons/pipe daemons/virtual", false},
+	{"posthouse/pkg/mailbox", "mailboxes have one owner: of virtual users, and each user; pipe and commands of users: the form of lines", "daemons/deliver daemons/deliver/internal/files daemons/deliver/internal/user daemons/pipe daemons/virtual", false},
 	{"posthouse/pkg/queue", "writes incoming/ (cleanup), owns (qmgr), lists (showq); all others get descriptors; probe fills one", "daemons/cleanup daemons/qmgr daemons/showq pkg/mailtest/probe", false},
 	{"posthouse/pkg/smtpclient", "has a network", "daemons/smtp", false},
 	{"posthouse/pkg/smtpserver", "faces the network; sendmail: -bs", "daemons/commands/sendmail daemons/smtpd", false},

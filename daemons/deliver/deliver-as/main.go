@@ -1,12 +1,12 @@
-// Command deliver-as is a process of deliver's that is a user, and does what is
-// done with that user's rights alone. A program of its own, since one of them is
-// started for each user whom mail is for: what deliver has at its start for a
-// daemon's life (configuration, activation, accounts) would be most of its cost.
+// Command deliver-as is a process of deliver's that is a user, and runs commands with
+// that user's rights alone. A program of its own, since one of them is started for each
+// user who has commands: what deliver has at its start for a daemon's life
+// (configuration, activation, accounts) would be most of its cost.
 //
 // # Interface
 //
 // Started by deliver, which has made it the user, with the version of what they
-// speak, a class, the user's name, home and shell as arguments, and a socket that
+// speak, the user's name, home and shell as arguments, and a socket that
 // carries requests of the protocol posthouse/pkg/protocol/deliver as descriptor 3.
 // It ends with that socket.
 //
@@ -18,16 +18,11 @@
 //
 // # Reliability
 //
-// What it has answered for is on disk. What ends it unanswered has deferred.
+// What ends it unanswered has deferred.
 //
 // # Standards
 //
-// The mbox format (RFC 4155, appendix A, with > before From), Maildir (as qmail
-// defined it), sysexits.h, RFC 3463 (status codes).
-//
-// # Files
-//
-// Home directories; /var/mail.
+// sysexits.h, RFC 3463 (status codes).
 package main
 
 import (

@@ -1,14 +1,15 @@
 // Package deliver is the protocol by which local has something done by the user
 // whom a message is for.
 //
-// deliver itself reads the Head of a request, which says who is to act, and
-// hands the rest, and the descriptor of the queue file, to a child that is this
-// user and nobody else. Neither the rest nor the reply means anything to it.
+// What is done with files a thread of deliver does that has the user's rights on
+// files and no others; a command runs in a process that is the user. To that one the
+// request goes unread but for its Head, with the descriptor of the queue file, and
+// its reply comes back as it is.
 //
 // Trust: the client is local, which has read aliases and what users wrote into
 // their .forward files. It may name any account but root; what is done with the
-// rights of an account can harm nobody but its owner. The reply comes from a
-// process of the user, and local believes it about this delivery, nothing else.
+// rights of an account can harm nobody but its owner. local believes the reply about
+// this delivery, nothing else.
 package deliver
 
 import (
@@ -25,8 +26,8 @@ import (
 )
 
 // Protocol is what the socket greets with. Stopping, local ends what it sends:
-// deliver then lets the child finish what is nearly done.
-var Protocol = ipc.Protocol{Name: "deliver", Version: 2, MaxRequest: 512 << 10, MaxReply: 128 << 10, Grace: 40 * time.Second}
+// deliver then finishes what is nearly done.
+var Protocol = ipc.Protocol{Name: "deliver", Version: 3, MaxRequest: 512 << 10, MaxReply: 128 << 10, Grace: 40 * time.Second}
 
 // Path is where the server is.
 const Path = "/run/posthouse/private/deliver"
@@ -96,11 +97,14 @@ const (
 	MaxForward = 64 << 10
 )
 
-// Request is what a user's child does. Which fields count depends on the kind.
+// Request is what is done as a user. Which fields count depends on the kind.
 type Request struct {
 	Head
 
 	Files []string // Forward: names beneath the home directory, the first that is there counts
+	// Else is, for Forward, what is done where none of them is there: Spool, Mailbox,
+	// or zero for nothing.
+	Else Kind
 
 	// Path is, for Mailbox, the file, or with a slash at its end the Maildir:
 	// absolute, or beneath the home directory. For Spool and Make it is the
@@ -126,6 +130,7 @@ func (r *Request) Encode(m *ipc.Message) {
 	copy(head[1:], r.User)
 	m.Raw(head[:])
 	encodeStrings(&m.Encoder, r.Files)
+	m.Uint8(uint8(r.Else))
 	m.String(r.Path)
 	m.Int64(r.Limit)
 	m.String(r.Command)
@@ -146,12 +151,15 @@ func DecodeRequest(b []byte) (*Request, error) {
 	}
 	d := wire.NewDecoder(rest)
 	r := &Request{
-		Head: h, Files: decodeStrings(d, MaxFiles, MaxPath), Path: d.String(MaxPath), Limit: d.Int64(),
+		Head: h, Files: decodeStrings(d, MaxFiles, MaxPath), Else: Kind(d.Uint8()), Path: d.String(MaxPath), Limit: d.Int64(),
 		Command: d.String(MaxCommand), Env: decodeStrings(d, MaxEnv, MaxPath), Timeout: time.Duration(d.Int64()),
 		From: d.Text(MaxPath), Arrival: d.Time(), Prefix: d.String(MaxPrefix), Offset: d.Int64(), Length: d.Int64(),
 	}
 	if r.Limit < 0 || r.Timeout < 0 || r.Offset < 0 || r.Length < 0 {
 		d.Fail(errors.New("a negative number"))
+	}
+	if r.Else != 0 && (r.Kind != Forward || r.Else != Spool && r.Else != Mailbox) {
+		d.Fail(fmt.Errorf("kind %d after kind %d", r.Else, r.Kind))
 	}
 	for _, s := range append(append([]string{r.Path, r.Command}, r.Files...), r.Env...) {
 		if strings.ContainsRune(s, 0) {
@@ -184,6 +192,9 @@ type Reply struct {
 	Status dsn.Status // 2.x.x: delivered, or the file was read
 	Text   string     // for people, one line
 
+	// Else is, of Forward, that no file is there, and the rest is about what was done
+	// else.
+	Else bool
 	// Of Forward: whether there is a file, and what is in it.
 	Found   bool
 	Name    string
@@ -194,6 +205,7 @@ type Reply struct {
 func (r *Reply) Encode(m *ipc.Message) {
 	m.Status(r.Status)
 	m.String(r.Text)
+	m.Bool(r.Else)
 	m.Bool(r.Found)
 	m.String(r.Name)
 	m.String(r.Forward)
@@ -202,9 +214,12 @@ func (r *Reply) Encode(m *ipc.Message) {
 // DecodeReply reads a reply. On an error the result is zero.
 func DecodeReply(b []byte) (Reply, error) {
 	d := wire.NewDecoder(b)
-	r := Reply{d.Status(), d.Text(wire.MaxText), d.Bool(), d.Text(MaxPath), d.String(MaxForward)}
+	r := Reply{d.Status(), d.Text(wire.MaxText), d.Bool(), d.Bool(), d.Text(MaxPath), d.String(MaxForward)}
 	if !r.Found && (r.Name != "" || r.Forward != "") {
 		d.Fail(errors.New("a file that is not there has content"))
+	}
+	if r.Found && r.Else {
+		d.Fail(errors.New("a file is there, and is not"))
 	}
 	if err := d.End(); err != nil {
 		return Reply{}, fmt.Errorf("deliver reply: %w", err)
@@ -222,7 +237,7 @@ func NewClient(path string) *Client { return &Client{ipc.NewClient(path, Protoco
 func (c *Client) Wake(ctx context.Context) { c.ipc.Wake(ctx) }
 
 // Do has r done; file is the queue file, open for reading only, or nil for
-// Forward and Make. An error says that nothing is known of it: defer. It is an
+// Make, and for Forward alone. An error says that nothing is known of it: defer. It is an
 // *ipc.UnavailableError where the server is switched off.
 func (c *Client) Do(ctx context.Context, r *Request, file *os.File) (reply Reply, err error) {
 	m := ipc.NewMessage()

@@ -27,7 +27,7 @@ var (
 
 func request() *Request {
 	return &Request{
-		Head: Head{Command, "alice"}, Files: []string{".forward+x", ".forward"}, Path: "Maildir/", Limit: 1 << 20,
+		Head: Head{Forward, "alice"}, Files: []string{".forward+x", ".forward"}, Else: Mailbox, Path: "Maildir/", Limit: 1 << 20,
 		Command: "exec procmail", Env: []string{"SENDER=a@b"}, Timeout: time.Minute,
 		From: "s@example.org", Arrival: time.UnixMicro(1_700_000_000_123_456), Prefix: "Delivered-To: alice@example.org\n",
 		Offset: 100, Length: 2000,
@@ -65,7 +65,12 @@ func TestRequest(t *testing.T) {
 	requests.Limit(t, "octets before the message", MaxPrefix, func(n int) *Request {
 		return with(func(r *Request) { r.Prefix = wiretest.Text(n) })
 	})
+	requests.Accepts(t, "nothing else", with(func(r *Request) { r.Else = 0 }))
+	requests.Accepts(t, "the spool else", with(func(r *Request) { r.Else = Spool }))
 	for what, change := range map[string]func(r *Request){
+		"a command else":   func(r *Request) { r.Else = Command },
+		"another else":     func(r *Request) { r.Else = Forward },
+		"an else of Spool": func(r *Request) { r.Kind = Spool },
 		"kind 0":           func(r *Request) { r.Kind = 0 },
 		"kind 5":           func(r *Request) { r.Kind = Make + 1 },
 		"a path for name":  func(r *Request) { r.User = "../root" },
@@ -89,10 +94,13 @@ func TestRequest(t *testing.T) {
 }
 
 func TestReply(t *testing.T) {
-	read := Reply{dsn.MustParse("2.0.0"), "read", true, ".forward", "\\alice, \"|procmail\"\n"}
+	read := Reply{dsn.MustParse("2.0.0"), "read", false, true, ".forward", "\\alice, \"|procmail\"\n"}
 	replies.Golden(t, "reply", Protocol.Version, read)
 	replies.Whole(t, "reply", read)
+	read.Else = true
 	wiretest.Complete(t, read)
+	replies.Refuses(t, "a file that is there and is not", read)
+	replies.Golden(t, "reply-else", Protocol.Version, Reply{Status: dsn.MustParse("2.0.0"), Text: "delivered to mailbox", Else: true})
 	replies.Accepts(t, "the zero value", Reply{})
 	replies.Limit(t, "octets of text", wire.MaxText, func(n int) Reply { return Reply{Text: wiretest.Text(n)} })
 	replies.Limit(t, "octets of a file", MaxForward, func(n int) Reply { return Reply{Found: true, Forward: wiretest.Text(n)} })
@@ -115,7 +123,7 @@ func TestClient(t *testing.T) {
 func FuzzDecodeRequest(f *testing.F) { requests.Fuzz(f, request()) }
 
 func FuzzDecodeReply(f *testing.F) {
-	replies.Fuzz(f, Reply{}, Reply{Status: dsn.MustParse("2.0.0"), Found: true, Name: ".forward", Forward: "bob\n"})
+	replies.Fuzz(f, Reply{}, Reply{Status: dsn.MustParse("2.0.0"), Found: true, Name: ".forward", Forward: "bob\n"}, Reply{Else: true})
 }
 
 // FuzzDecodeHead: what is accepted has one spelling, and is a name that means

@@ -12,7 +12,6 @@ import (
 
 	"posthouse/pkg/command"
 	"posthouse/pkg/dsn"
-	"posthouse/pkg/protocol/deliver"
 )
 
 func TestCommand(t *testing.T) {
@@ -22,7 +21,7 @@ func TestCommand(t *testing.T) {
 	for fd := 3; fd < 1024; fd++ { // of whoever runs the test
 		syscall.CloseOnExec(fd)
 	}
-	u := self(t, ForCommand)
+	u := self(t)
 	d := serve(t, u, nil)
 	for _, tt := range []struct{ command, status, text string }{
 		{"cat", "2.0.0", "delivered to command: cat"},
@@ -47,7 +46,7 @@ func TestCommand(t *testing.T) {
 		{"yes 2>/dev/null | head -c 1000000; exit 1", "5.3.0", ""},
 		{"sleep 1000 & exit 0", "2.0.0", ""}, // holds the output open
 	} {
-		r := request(deliver.Command)
+		r := request()
 		r.Command = tt.command
 		r.Env = []string{"SENDER=s@example.org", "HOME=/tmp", "EMPTY="}
 		got := d.ask(r)
@@ -78,17 +77,17 @@ func TestCommand(t *testing.T) {
 }
 
 func TestEnvironment(t *testing.T) {
-	d := serve(t, self(t, ForCommand), nil)
+	d := serve(t, self(t), nil)
 	for _, v := range []string{"", "X", "=x", "1X=x", "A B=x", "X=a\nb", "X=\x1b[0m", "BASH_FUNC_x%%=() { :; }"} {
-		r := request(deliver.Command)
+		r := request()
 		r.Command, r.Env = "cat >ran", []string{v}
 		if got := d.ask(r); got.Status.Class() != dsn.Transient {
 			t.Errorf("%q: %+v", v, got)
 		}
 	}
-	u := self(t, ForCommand)
+	u := self(t)
 	u.Home = "/nonexistent"
-	r := request(deliver.Command)
+	r := request()
 	r.Command = "test `pwd` = /"
 	if got := serve(t, u, nil).ask(r); got.Status.Class() != dsn.Success {
 		t.Errorf("no home: %+v", got)
@@ -97,10 +96,10 @@ func TestEnvironment(t *testing.T) {
 
 // A command that takes too long ends, with all that it has started in its group.
 func TestCommandTimeLimit(t *testing.T) {
-	u := self(t, ForCommand)
+	u := self(t)
 	d := serve(t, u, nil)
 	// The FIFO of who holds it open ends with the last of them.
-	r := request(deliver.Command)
+	r := request()
 	r.Command, r.Timeout = "mkfifo fifo; (sleep 1000; true) 3<>fifo & echo begun >begun; sleep 1000; true", 100*time.Millisecond
 	for {
 		got := d.ask(r)
@@ -126,8 +125,8 @@ func TestCommandTimeLimit(t *testing.T) {
 
 // A command does not get half a message for a whole one.
 func TestMessageCannotBeRead(t *testing.T) {
-	u := self(t, ForCommand)
-	r := request(deliver.Command)
+	u := self(t)
+	r := request()
 	r.Command = "cat >message && echo whole >whole"
 	content := io.MultiReader(strings.NewReader(strings.Repeat("x", 100_000)), iotest.ErrReader(errors.New("EIO")))
 	_, err := u.command(t.Context(), r, content)

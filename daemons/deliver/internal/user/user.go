@@ -1,6 +1,5 @@
-// Package user is the part of deliver that is the user: it runs in a process of
-// its own, with the rights of the one account whom the mail is for, or whose
-// command is to be run, and no others. All that is parsed is parsed here.
+// Package user is the part of deliver that is a user whose command is to be run: a
+// process of its own, with the rights of that one account and no others.
 package user
 
 import (
@@ -11,20 +10,16 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"posthouse/daemons/deliver/internal/answer"
 	"posthouse/pkg/command"
 	"posthouse/pkg/dsn"
-	"posthouse/pkg/durable"
 	"posthouse/pkg/ipc"
-	"posthouse/pkg/mailbox"
-	"posthouse/pkg/maillog"
 	"posthouse/pkg/protocol/deliver"
-	"posthouse/pkg/wire"
 )
 
 // Program is the name of the program that runs Main.
@@ -37,47 +32,21 @@ var version = strconv.Itoa(int(deliver.Protocol.Version))
 // Socket is the descriptor that the process inherits, beside three of /dev/null.
 const Socket = 3
 
-// Class is what a process is for. One that may write to the spool of mailboxes
-// has a group that other mailboxes belong to: it never does what a user says.
-type Class string
-
-// The classes.
-const (
-	ForSpool   Class = "spool"   // kinds Spool and Make
-	ForUser    Class = "user"    // kinds Forward and Mailbox
-	ForCommand Class = "command" // kind Command, which may be slow: nothing else waits for it
-)
-
-// ClassOf returns the class of processes that serve k.
-func ClassOf(k deliver.Kind) Class {
-	switch k {
-	case deliver.Spool, deliver.Make:
-		return ForSpool
-	case deliver.Command:
-		return ForCommand
-	}
-	return ForUser
-}
-
 // User is whom this process is.
 type User struct {
-	Class Class
 	Name  string
 	Home  string // absolute and clean
 	Shell string
-
-	uid  uint32
-	sync mailbox.Syncer
 }
 
 // Args are the arguments of the process, for Main.
 func (u *User) Args() []string {
-	return []string{version, string(u.Class), u.Name, u.Home, u.Shell}
+	return []string{version, u.Name, u.Home, u.Shell}
 }
 
 // Main is the whole life of the process.
 func Main(args []string) error {
-	if len(args) != 5 || args[0] != version {
+	if len(args) != 4 || args[0] != version {
 		return errors.New("it is deliver that starts this, and of the same version")
 	}
 	// Before anything is started that would inherit it.
@@ -94,13 +63,8 @@ func Main(args []string) error {
 	if err != nil {
 		return err
 	}
-	u := New(Class(args[1]), args[2], args[3], args[4])
+	u := &User{Name: args[1], Home: args[2], Shell: args[3]}
 	return u.Serve(c, confined())
-}
-
-// New returns a User that is the user of this process.
-func New(class Class, name, home, shell string) *User {
-	return &User{Class: class, Name: name, Home: home, Shell: shell, uid: uint32(os.Getuid()), sync: durable.NewCommitter("fsync")}
 }
 
 // confined reports what this process could do that its user cannot, or what its
@@ -154,7 +118,6 @@ func (u *User) Serve(c *ipc.Conn, trouble error) error {
 		if err != nil {
 			return err
 		}
-		reply.Text = line(reply.Text)
 		m := ipc.NewMessage()
 		reply.Encode(m)
 		if err := c.Send(m); err != nil {
@@ -169,71 +132,18 @@ func (u *User) answer(ctx context.Context, msg []byte, file *os.File, trouble er
 		defer file.Close() // read-only
 	}
 	if trouble != nil {
-		return failed(dsn.Errorf("4.3.5", "deliver: process of %s: %v", u.Name, trouble)), nil
+		return answer.Done("", dsn.Errorf("4.3.5", "deliver: process of %s: %v", u.Name, trouble)), nil
 	}
 	r, err := deliver.DecodeRequest(msg)
 	if err != nil {
 		return nil, err
 	}
-	if r.User != u.Name || ClassOf(r.Kind) != u.Class {
+	if r.User != u.Name || r.Kind != deliver.Command {
 		return nil, fmt.Errorf("a request for %s, kind %d", r.User, r.Kind)
 	}
-	switch r.Kind {
-	case deliver.Forward:
-		return u.forward(r.Files), nil
-	case deliver.Make:
-		if err := u.makeSpool(r); err != nil {
-			return failed(err), nil
-		}
-		return &deliver.Reply{Status: dsn.MustParse("2.0.0"), Text: "the mailbox is there"}, nil
-	}
-	content, err := content(r, file)
+	content, err := answer.Content(r, file)
 	if err != nil {
 		return nil, err
 	}
-	var text string
-	switch r.Kind {
-	case deliver.Spool:
-		text, err = u.spool(r, content)
-	case deliver.Mailbox:
-		text, err = u.mailbox(r, content)
-	case deliver.Command:
-		text, err = u.command(ctx, r, content)
-	}
-	if err != nil {
-		return failed(err), nil
-	}
-	return &deliver.Reply{Status: dsn.MustParse("2.0.0"), Text: text}, nil
-}
-
-// content is the message within the file that was passed.
-func content(r *deliver.Request, file *os.File) (*io.SectionReader, error) {
-	if file == nil {
-		return nil, errors.New("a delivery without a descriptor")
-	}
-	info, err := file.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() || r.Offset > info.Size() || r.Length > info.Size()-r.Offset {
-		return nil, fmt.Errorf("passed descriptor: not a file that has %d octets at %d", r.Length, r.Offset)
-	}
-	return io.NewSectionReader(file, r.Offset, r.Length), nil
-}
-
-// failed is the reply for an error. One that carries no status defers.
-func failed(err error) *deliver.Reply {
-	e := dsn.Of(err)
-	return &deliver.Reply{Status: e.Status, Text: e.Text}
-}
-
-// line makes a text fit for a reply: printable, one line, bounded.
-func line(s string) string {
-	if most := wire.MaxText / 2; len(s) > most {
-		s = strings.ToValidUTF8(s[:most], "")
-	}
-	if s = maillog.Printable(s); len(s) > wire.MaxText { // an escape may be longer than what it stands for
-		s = strings.ToValidUTF8(s[:wire.MaxText], "")
-	}
-	return s
+	return answer.Done(u.command(ctx, r, content)), nil
 }

@@ -1,4 +1,4 @@
-package user
+package files
 
 import (
 	"errors"
@@ -42,11 +42,11 @@ func (u *User) inSpool(r *deliver.Request) (*mailbox.Mbox, error) {
 	if !filepath.IsAbs(r.Path) {
 		return nil, dsn.Errorf("4.3.5", "spool of mailboxes: %.100q is no absolute path", r.Path)
 	}
-	dir, err := os.Open(r.Path)
+	dir, err := mailbox.OpenDir(r.Path, false)
 	if err != nil {
 		return nil, dsn.Errorf("4.2.0", "spool of mailboxes: %v", err)
 	}
-	return &mailbox.Mbox{Dir: dir, Name: u.Name, Owner: u.uid, Limit: r.Limit, Sync: u.sync}, nil
+	return &mailbox.Mbox{Dir: dir, Name: u.Name, Owner: u.UID, Limit: r.Limit, Sync: u.Sync}, nil
 }
 
 // devNull is what aliases name to throw mail away.
@@ -60,11 +60,11 @@ func (u *User) mailbox(r *deliver.Request, content io.Reader) (string, error) {
 	}
 	if !filepath.IsAbs(path) {
 		// Never made: it may be one that is not mounted now.
-		if info, err := os.Stat(u.Home); err != nil {
+		home, err := mailbox.OpenDir(u.Home, false)
+		if err != nil {
 			return "", dsn.Errorf("4.2.0", "home directory: %v", err)
-		} else if !info.IsDir() {
-			return "", dsn.Errorf("4.2.0", "home directory: %s is no directory", u.Home)
 		}
+		_ = home.Close() // read-only
 		path = filepath.Join(u.Home, path)
 	}
 	path = filepath.Clean(path)
@@ -77,17 +77,15 @@ func (u *User) mailbox(r *deliver.Request, content io.Reader) (string, error) {
 // maildir delivers to the Maildir at path, which is made where it is missing.
 // Links above it are followed: they can lead to what the user has only.
 func (u *User) maildir(path string, r *deliver.Request, content io.Reader) error {
-	if err := mailbox.MakeDirs(path); err != nil {
-		return dsn.Errorf("4.2.0", "maildir delivery failed: %v", err)
-	}
 	host, err := os.Hostname()
 	if err != nil {
 		return err
 	}
-	m, err := mailbox.Open(path, host, u.sync)
+	dir, err := mailbox.OpenDir(path, true)
 	if err != nil {
 		return dsn.Errorf("4.2.0", "maildir delivery failed: %v", err)
 	}
+	m := mailbox.At(dir, host, u.Sync)
 	err = m.Deliver(nil, r.Prefix, content)
 	_ = m.Close() // a directory
 	var e *dsn.Error
@@ -102,11 +100,11 @@ func (u *User) file(path string, r *deliver.Request, content io.Reader) error {
 	if path == "/" {
 		return dsn.Errorf("4.3.5", "/ is no mailbox")
 	}
-	dir, err := os.Open(filepath.Dir(path))
+	dir, err := mailbox.OpenDir(filepath.Dir(path), false)
 	if err != nil {
 		return dsn.Errorf("4.2.0", "mailbox delivery failed: %v", err)
 	}
 	defer dir.Close() // read-only
-	b := mailbox.Mbox{Dir: dir, Name: filepath.Base(path), Owner: u.uid, Limit: r.Limit, Sync: u.sync, MayLack: true}
+	b := mailbox.Mbox{Dir: dir, Name: filepath.Base(path), Owner: u.UID, Limit: r.Limit, Sync: u.Sync, MayLack: true}
 	return b.Append(r.From, r.Arrival.Local(), r.Prefix, content)
 }

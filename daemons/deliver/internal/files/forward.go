@@ -1,4 +1,4 @@
-package user
+package files
 
 import (
 	"errors"
@@ -10,7 +10,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"posthouse/daemons/deliver/internal/answer"
 	"posthouse/pkg/dsn"
+	"posthouse/pkg/mailbox"
 	"posthouse/pkg/protocol/deliver"
 )
 
@@ -24,15 +26,16 @@ func (u *User) forward(files []string) *deliver.Reply {
 		if !errors.As(err, &e) {
 			e = &dsn.Error{Status: dsn.MustParse("4.2.0"), Text: err.Error()}
 		}
-		return failed(e)
+		e.Status = e.Status.With(dsn.Transient) // it may say anything
+		return answer.Done("", e)
 	}
-	return &deliver.Reply{Status: dsn.MustParse("2.0.0"), Found: name != "", Name: line(name), Forward: text}
+	return &deliver.Reply{Status: dsn.MustParse("2.0.0"), Found: name != "", Name: answer.Line(name), Forward: text}
 }
 
 // readFirst returns no name where no file is there, which holds for a home
 // directory, too.
 func (u *User) readFirst(files []string) (name, text string, err error) {
-	home, err := os.Open(u.Home)
+	home, err := mailbox.OpenDir(u.Home, false)
 	if absent(err) {
 		return "", "", nil
 	}
@@ -105,7 +108,7 @@ func (u *User) trusted(path string, st *unix.Stat_t) error {
 	switch {
 	case st.Mode&unix.S_IFMT != unix.S_IFREG:
 		why = "it is no regular file"
-	case st.Uid != u.uid && st.Uid != 0:
+	case st.Uid != u.UID && st.Uid != 0:
 		why = fmt.Sprintf("it belongs to user %d", st.Uid)
 	case st.Mode&0o022 != 0:
 		why = "its group, or everybody, may write to it"
