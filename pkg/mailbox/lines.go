@@ -1,6 +1,9 @@
 package mailbox
 
-import "bufio"
+import (
+	"bufio"
+	"bytes"
+)
 
 const fromMark = "From "
 
@@ -24,34 +27,48 @@ type Lines struct {
 func NewLines(out *bufio.Writer, form Form) *Lines { return &Lines{out: out, form: form} }
 
 func (l *Lines) Write(p []byte) (int, error) {
-	for _, c := range p {
-		if l.held >= 0 && l.form.From && c == fromMark[l.held] {
-			if l.held++; l.held == len(fromMark) {
-				_, _ = l.out.WriteString(">" + fromMark)
-				l.held = -1
-			}
-			l.last = c
+	n := len(p)
+	for len(p) > 0 {
+		if l.held >= 0 && l.begin(p[0]) {
+			p = p[1:]
 			continue
 		}
-		if l.held > 0 {
-			_, _ = l.out.WriteString(fromMark[:l.held])
-		}
-		if l.held == 0 && l.form.Dot && c == '.' {
-			_ = l.out.WriteByte('.')
-		}
-		l.held, l.last = -1, c
-		var err error
-		if c == '\n' {
-			l.held = 0
-			_, err = l.out.WriteString(l.form.EOL)
+		line, rest, ended := bytes.Cut(p, newline)
+		_, err := l.out.Write(line)
+		if ended {
+			_, err = l.out.WriteString(l.form.EOL) // the same error, if there is one
+			l.held, l.last = 0, '\n'
 		} else {
-			err = l.out.WriteByte(c)
+			l.last = line[len(line)-1]
 		}
 		if err != nil {
 			return 0, err
 		}
+		p = rest
 	}
-	return len(p), nil
+	return n, nil
+}
+
+var newline = []byte{'\n'}
+
+// begin takes an octet of the beginning of a line. Where that is nothing special any
+// more, it leaves it, and the rest of the line.
+func (l *Lines) begin(c byte) (taken bool) {
+	if l.form.From && c == fromMark[l.held] {
+		if l.held++; l.held == len(fromMark) {
+			_, _ = l.out.WriteString(">" + fromMark)
+			l.held = -1
+		}
+		l.last = c
+		return true
+	}
+	if l.held > 0 {
+		_, _ = l.out.WriteString(fromMark[:l.held])
+	} else if l.form.Dot && c == '.' {
+		_ = l.out.WriteByte('.')
+	}
+	l.held = -1
+	return false
 }
 
 // End ends the last line, and with blank puts an empty line behind it, which is
