@@ -52,7 +52,7 @@ type service struct {
 
 func newService(log *maillog.Logger, p *pool, s mailbox.Syncer) *service {
 	return &service{
-		log: log, pool: p, places: newPlaces(), sync: s, become: become.Go, lookup: account.Lookup,
+		log: log, pool: p, places: newPlaces(), sync: s, become: become.Go, lookup: account.NewCache().Lookup,
 		self: uint32(os.Getuid()), group: uint32(os.Getgid()), spool: spool,
 	}
 }

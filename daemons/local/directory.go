@@ -16,7 +16,7 @@ import (
 	"posthouse/pkg/protocol/recipient"
 )
 
-// accounts is account.Lookup, or a double.
+// accounts is Lookup of an account.Cache, or a double.
 type accounts func(ctx context.Context, name string) (*account.Account, error)
 
 // directory knows the names of this system.

@@ -53,7 +53,7 @@ import (
 func main() { daemon.Main("local", setup) }
 
 func setup(d *daemon.Daemon) error {
-	names := newDirectory(d.Config, account.Lookup, func(err error) { d.Log.Warn(nil, "%v", err) })
+	names := newDirectory(d.Config, account.NewCache().Lookup, func(err error) { d.Log.Warn(nil, "%v", err) })
 	s := &service{names, deliver.NewClient(deliver.Path), cleanupQueue{cleanup.NewClient(cleanup.Path)}, d.Log}
 	if err := d.IPC("recipient", recipient.Protocol, names.handle); err != nil {
 		return err

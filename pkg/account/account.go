@@ -2,9 +2,9 @@
 //
 // Where systemd-userdbd runs it is asked, by varlink: it knows the accounts of
 // files, LDAP and whatever else the machine's name service has. Elsewhere
-// /etc/passwd and /etc/group are read, each time anew: they change, and it is
-// cheap. os/user is not for this: without cgo it reads the files only, and it
-// does not tell an account that is not there from one that cannot be looked up.
+// /etc/passwd and /etc/group are read. os/user is not for this: without cgo it reads
+// the files only, and it does not tell an account that is not there from one that
+// cannot be looked up.
 //
 // What comes back is checked: a daemon acts as the user that it is told.
 package account
@@ -38,9 +38,6 @@ const timeout = 5 * time.Second
 
 // maxGroups bounds the groups of a user. The kernel takes 65536.
 const maxGroups = 1000
-
-// Lookup returns the account called name.
-func Lookup(ctx context.Context, name string) (*Account, error) { return system.lookup(ctx, name) }
 
 // sources is where accounts are looked up.
 type sources struct{ userdb, passwd, group string }
