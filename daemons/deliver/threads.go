@@ -26,10 +26,8 @@ func (s *service) files(ctx context.Context, r request, m *ipc.Message) error {
 	defer r.conn.OnEnd(leave)()
 	job := job{s, what, r, hurry}
 	reply, err := job.do(ctx)
-	if err == nil && what.Else != 0 && reply.Status.Class() == dsn.Success && !reply.Found {
-		then := *what
-		then.Kind = what.Else
-		job.what = &then
+	if err == nil && goesOn(what, reply) {
+		job.what = otherwise(what)
 		if reply, err = job.do(ctx); err == nil {
 			reply.Else = true
 		}
@@ -39,6 +37,17 @@ func (s *service) files(ctx context.Context, r request, m *ipc.Message) error {
 	}
 	reply.Encode(m)
 	return nil
+}
+
+// goesOn reports whether what is said to be done else is still to be done.
+func goesOn(r *deliver.Request, reply *deliver.Reply) bool {
+	return r.Else != 0 && reply.Status.Class() == dsn.Success && !reply.Found && !reply.Else
+}
+
+func otherwise(r *deliver.Request) *deliver.Request {
+	then := *r
+	then.Kind, then.Else = r.Else, 0
+	return &then
 }
 
 // job is a request that a thread does.
@@ -71,6 +80,11 @@ func (j *job) do(ctx context.Context) (*deliver.Reply, error) {
 	done := make(chan error, 1) // nobody may be there
 	j.become(id.Identity, func() error {
 		reply, wrong = u.Do(j.what, j.from.file)
+		if wrong == nil && goesOn(j.what, reply) && !inSpool(j.what.Else) { // it takes another identity there
+			if reply, wrong = u.Do(otherwise(j.what), j.from.file); wrong == nil {
+				reply.Else = true
+			}
+		}
 		return nil
 	}, func(err error) {
 		leave()
