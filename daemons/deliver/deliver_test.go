@@ -85,7 +85,8 @@ func serveBy(t *testing.T, a *account.Account, change func(*service)) *deliver.C
 	}
 	s := newService(maillog.New("deliver"), newPool(start), durable.NewCommitter("fsync"))
 	if os.Getuid() != 0 {
-		s.become = func(_ become.Identity, f func() error, done func(error)) { go func() { done(f()) }() }
+		s.become = func(_ become.Identity, f func(*become.Thread) error, done func(error)) { go func() { done(f(nil)) }() }
+		s.regroup = func(*become.Thread, []uint32) error { return nil }
 	}
 	s.lookup = func(_ context.Context, name string) (*account.Account, error) {
 		if name != a.Name {

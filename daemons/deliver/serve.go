@@ -39,20 +39,21 @@ const (
 )
 
 type service struct {
-	log    *maillog.Logger
-	pool   *pool
-	places *places
-	sync   mailbox.Syncer
-	become func(become.Identity, func() error, func(error))
-	lookup func(context.Context, string) (*account.Account, error)
-	self   uint32 // the user of this process
-	group  uint32 // and its group, which need not have the same number
-	spool  string
+	log     *maillog.Logger
+	pool    *pool
+	places  *places
+	sync    mailbox.Syncer
+	become  func(become.Identity, func(*become.Thread) error, func(error))
+	regroup func(*become.Thread, []uint32) error
+	lookup  func(context.Context, string) (*account.Account, error)
+	self    uint32 // the user of this process
+	group   uint32 // and its group, which need not have the same number
+	spool   string
 }
 
 func newService(log *maillog.Logger, p *pool, s mailbox.Syncer) *service {
 	return &service{
-		log: log, pool: p, places: newPlaces(), sync: s, become: become.Go, lookup: account.NewCache().Lookup,
+		log: log, pool: p, places: newPlaces(), sync: s, become: become.Go, regroup: (*become.Thread).Regroup, lookup: account.NewCache().Lookup,
 		self: uint32(os.Getuid()), group: uint32(os.Getgid()), spool: spool,
 	}
 }

@@ -26,28 +26,11 @@ func (s *service) files(ctx context.Context, r request, m *ipc.Message) error {
 	defer r.conn.OnEnd(leave)()
 	job := job{s, what, r, hurry}
 	reply, err := job.do(ctx)
-	if err == nil && goesOn(what, reply) {
-		job.what = otherwise(what)
-		if reply, err = job.do(ctx); err == nil {
-			reply.Else = true
-		}
-	}
 	if err != nil {
 		return err
 	}
 	reply.Encode(m)
 	return nil
-}
-
-// goesOn reports whether what is said to be done else is still to be done.
-func goesOn(r *deliver.Request, reply *deliver.Reply) bool {
-	return r.Else != 0 && reply.Status.Class() == dsn.Success && !reply.Found && !reply.Else
-}
-
-func otherwise(r *deliver.Request) *deliver.Request {
-	then := *r
-	then.Kind, then.Else = r.Else, 0
-	return &then
 }
 
 // job is a request that a thread does.
@@ -70,22 +53,28 @@ func (j *job) do(ctx context.Context) (*deliver.Reply, error) {
 	}
 	wait, cancel := context.WithTimeout(ctx, placeTime)
 	defer cancel()
-	leave, err := j.places.take(wait, place{id.UID, inSpool(j.what.Kind)}, j.what.User)
+	leave, err := j.places.take(wait, place{id.UID, inSpool(j.what.Kind) || inSpool(j.what.Else)}, j.what.User)
 	if err != nil {
 		return nil, err
 	}
-	u := &files.User{Name: j.what.User, Home: id.account.Home, UID: id.UID, Sync: j.sync}
+	var next *identity // looked up here: on the thread it would be done as the user
+	var trouble error
+	if j.what.Else != 0 {
+		next, trouble = j.identify(ctx, j.what.User, j.what.Else)
+	}
 	var reply *deliver.Reply
-	var wrong error
 	done := make(chan error, 1) // nobody may be there
-	j.become(id.Identity, func() error {
-		reply, wrong = u.Do(j.what, j.from.file)
-		if wrong == nil && goesOn(j.what, reply) && !inSpool(j.what.Else) { // it takes another identity there
-			if reply, wrong = u.Do(otherwise(j.what), j.from.file); wrong == nil {
-				reply.Else = true
-			}
+	j.become(id.Identity, func(t *become.Thread) error {
+		var otherwise bool
+		var err error
+		if reply, otherwise, err = j.first(id); !otherwise || err != nil {
+			return err
 		}
-		return nil
+		if trouble != nil {
+			return trouble
+		}
+		reply, err = j.otherwise(t, id, next)
+		return err
 	}, func(err error) {
 		leave()
 		done <- err
@@ -93,9 +82,40 @@ func (j *job) do(ctx context.Context) (*deliver.Reply, error) {
 	if err := j.await(done); err != nil {
 		return nil, err
 	}
-	if wrong != nil {
-		return nil, &requestError{wrong}
+	return reply, nil
+}
+
+func (j *job) user(id *identity) *files.User {
+	return &files.User{Name: j.what.User, Home: id.account.Home, UID: id.UID, Sync: j.sync}
+}
+
+// first does what is asked for, and reports whether what is to be done else is still
+// to be done.
+func (j *job) first(id *identity) (reply *deliver.Reply, otherwise bool, err error) {
+	reply, err = j.user(id).Do(j.what, j.from.file)
+	if err != nil {
+		return nil, false, &requestError{err}
 	}
+	return reply, j.what.Else != 0 && !reply.Found && reply.Status.Class() == dsn.Success, nil
+}
+
+// otherwise does what is to be done as there is no .forward file, as next.
+func (j *job) otherwise(t *become.Thread, id, next *identity) (*deliver.Reply, error) {
+	if next.UID != id.UID || next.GID != id.GID {
+		return nil, errors.New("the account has just changed")
+	}
+	if inSpool(j.what.Else) {
+		if err := j.regroup(t, next.Groups); err != nil {
+			return nil, err
+		}
+	}
+	then := *j.what
+	then.Kind, then.Else = j.what.Else, 0
+	reply, err := j.user(next).Do(&then, j.from.file)
+	if err != nil {
+		return nil, &requestError{err}
+	}
+	reply.Else = true
 	return reply, nil
 }
 
@@ -119,12 +139,16 @@ func (j *job) await(done <-chan error) error {
 
 // failure is what the client is told of a thread that has done nothing, or not all.
 func (j *job) failure(err error) error {
-	var p *become.Panic
-	if errors.As(err, &p) {
+	var (
+		p      *become.Panic
+		wrong  *requestError
+		status *dsn.Error
+	)
+	switch {
+	case err == nil, errors.As(err, &wrong), errors.As(err, &status):
+		return err
+	case errors.As(err, &p):
 		j.log.Error(nil, "%s: %v: %s", j.what.User, p, p.Stack)
 	}
-	if err != nil {
-		return dsn.Errorf("4.3.0", "nothing is done as %s: %v", j.what.User, err)
-	}
-	return nil
+	return dsn.Errorf("4.3.0", "nothing is done as %s: %v", j.what.User, err)
 }

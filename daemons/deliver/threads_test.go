@@ -50,12 +50,18 @@ func TestForwardElse(t *testing.T) {
 	var mu sync.Mutex
 	var as []become.Identity
 	c := serveBy(t, a, func(s *service) {
-		next := s.become
-		s.become = func(id become.Identity, f func() error, done func(error)) {
+		next, regroup := s.become, s.regroup
+		s.become = func(id become.Identity, f func(*become.Thread) error, done func(error)) {
 			mu.Lock()
 			as = append(as, id)
 			mu.Unlock()
 			next(id, f, done)
+		}
+		s.regroup = func(t *become.Thread, groups []uint32) error {
+			mu.Lock()
+			as = append(as, become.Identity{Groups: groups})
+			mu.Unlock()
+			return regroup(t, groups)
 		}
 	})
 	r := about(deliver.Forward, "alice")
@@ -97,9 +103,9 @@ func TestForwardElse(t *testing.T) {
 // Where a thread cannot become the user, or panics, nothing is done, and mail waits.
 func TestThreadFails(t *testing.T) {
 	a := someone(t, "alice")
-	for what, bad := range map[string]func(become.Identity, func() error, func(error)){
-		"not the user": func(_ become.Identity, _ func() error, done func(error)) { done(errors.New("setgroups: EPERM")) },
-		"a panic": func(_ become.Identity, _ func() error, done func(error)) {
+	for what, bad := range map[string]func(become.Identity, func(*become.Thread) error, func(error)){
+		"not the user": func(_ become.Identity, _ func(*become.Thread) error, done func(error)) { done(errors.New("setgroups: EPERM")) },
+		"a panic": func(_ become.Identity, _ func(*become.Thread) error, done func(error)) {
 			done(&become.Panic{Value: "boo", Stack: []byte("goroutine 1")})
 		},
 	} {
@@ -121,7 +127,7 @@ func TestThreadHangs(t *testing.T) {
 		release := make(chan struct{})
 		var ended []error
 		var mu sync.Mutex
-		s := &service{places: newPlaces(), become: func(_ become.Identity, _ func() error, done func(error)) {
+		s := &service{places: newPlaces(), become: func(_ become.Identity, _ func(*become.Thread) error, done func(error)) {
 			go func() {
 				<-release
 				done(nil)

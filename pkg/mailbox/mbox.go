@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -120,7 +121,12 @@ func (b *Mbox) write(f *os.File, size int64, m message) error {
 	if b.Limit > 0 {
 		left = max(b.Limit-size, 0)
 	}
-	out := bufio.NewWriterSize(&limited{f, left, b}, fillPiece)
+	out := writers.Get().(*bufio.Writer)
+	out.Reset(&limited{f, left, b})
+	defer func() {
+		out.Reset(nil)
+		writers.Put(out)
+	}()
 	_, _ = out.WriteString(before + m.first) // an error sticks
 	lines := NewLines(out, Form{EOL: "\n", From: true})
 	if err := WriteLF(lines, m.head, m.content); err != nil {
@@ -129,6 +135,8 @@ func (b *Mbox) write(f *os.File, size int64, m message) error {
 	lines.End(true)
 	return out.Flush()
 }
+
+var writers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, fillPiece) }}
 
 // separator is what has to stand between the end of f and a message: after a
 // crash, or another program, it may end in the middle of a line.

@@ -33,13 +33,16 @@ type Panic struct {
 
 func (p *Panic) Error() string { return fmt.Sprintf("panic: %v", p.Value) }
 
+// Thread is one that has become somebody.
+type Thread struct{ id Identity }
+
 // Go calls f on a thread that has become id, and then done, there too, with the
 // error of f. Where the thread cannot become id, or that is root, f is not called,
 // and done is told why. Go returns at once.
 //
 // What f starts as goroutines of its own has the rights of the process, and it
 // must not hand on what it opens.
-func Go(id Identity, f func() error, done func(error)) {
+func Go(id Identity, f func(*Thread) error, done func(error)) {
 	go func() {
 		runtime.LockOSThread() // for good: with the goroutine its thread ends
 		if unix.Gettid() == unix.Getpid() {
@@ -59,7 +62,7 @@ func Go(id Identity, f func() error, done func(error)) {
 	}()
 }
 
-func run(id Identity, f func() error, done func(error)) {
+func run(id Identity, f func(*Thread) error, done func(error)) {
 	err := errors.New("it has not come to an end") // runtime.Goexit
 	defer func() {
 		if p := recover(); p != nil {
@@ -71,7 +74,7 @@ func run(id Identity, f func() error, done func(error)) {
 		err = trouble
 		return
 	}
-	err = f()
+	err = f(&Thread{id})
 }
 
 // assume makes this thread id, and believes no system call that it has worked.
@@ -79,14 +82,10 @@ func (id Identity) assume() error {
 	if id.UID == 0 || id.GID == 0 || slices.Contains(id.Groups, 0) {
 		return errors.New("nothing is done as root")
 	}
-	groups := make([]int, len(id.Groups))
-	for i, g := range id.Groups {
-		groups[i] = int(g)
-	}
 	// This package of the system calls has them for one thread; that of the standard
 	// library would change all threads.
-	if err := unix.Setgroups(groups); err != nil {
-		return fmt.Errorf("setgroups: %w", err)
+	if err := setgroups(id.Groups); err != nil {
+		return err
 	}
 	if _, err := unix.SetfsgidRetGid(int(id.GID)); err != nil {
 		return fmt.Errorf("setfsgid: %w", err)
@@ -94,10 +93,38 @@ func (id Identity) assume() error {
 	if _, err := unix.SetfsuidRetUid(int(id.UID)); err != nil {
 		return fmt.Errorf("setfsuid: %w", err)
 	}
-	if err := dropCapabilities(); err != nil {
+	if err := setCapabilities(0, 1<<unix.CAP_SETGID); err != nil {
 		return err
 	}
 	return id.check()
+}
+
+// Regroup gives the thread other groups in the place of those that it has, and takes
+// from it the capability for that, which is not in force before: it works once.
+func (t *Thread) Regroup(groups []uint32) error {
+	if slices.Contains(groups, 0) {
+		return errors.New("nothing is done with the group of root")
+	}
+	if err := setCapabilities(1<<unix.CAP_SETGID, 1<<unix.CAP_SETGID); err != nil {
+		return err
+	}
+	err := setgroups(groups)
+	if err := errors.Join(err, setCapabilities(0, 0)); err != nil {
+		return err
+	}
+	t.id.Groups = groups
+	return t.id.check()
+}
+
+func setgroups(groups []uint32) error {
+	list := make([]int, len(groups))
+	for i, g := range groups {
+		list[i] = int(g)
+	}
+	if err := unix.Setgroups(list); err != nil {
+		return fmt.Errorf("setgroups: %w", err)
+	}
+	return nil
 }
 
 // check reports what this thread is that it should not be.
@@ -123,18 +150,22 @@ func (id Identity) check() error {
 	return nil
 }
 
-// dropCapabilities has this thread lose them, for any could give access to files.
-func dropCapabilities() error {
+// setCapabilities leaves this thread no capabilities but those of a set, each with its
+// bit: effective ones are what the kernel goes by, and any could give access to files;
+// of the permitted ones these can be taken. More than it has it does not get.
+func setCapabilities(effective, permitted uint32) error {
 	var data [2]unix.CapUserData
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	want := [2]unix.CapUserData{{Effective: effective, Permitted: permitted}}
+	data = want
 	if err := unix.Capset(&hdr, &data[0]); err != nil {
 		return fmt.Errorf("capset: %w", err)
 	}
 	if err := unix.Capget(&hdr, &data[0]); err != nil {
 		return fmt.Errorf("capget: %w", err)
 	}
-	if data != [2]unix.CapUserData{} {
-		return fmt.Errorf("there are capabilities: %x", data)
+	if data != want {
+		return fmt.Errorf("the capabilities are %x, not %x", data, want)
 	}
 	return nil
 }

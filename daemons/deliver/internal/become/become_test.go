@@ -25,7 +25,7 @@ func root(t *testing.T) {
 // do waits for what Go does.
 func do(id Identity, f func() error) error {
 	done := make(chan error)
-	Go(id, f, func(err error) { done <- err })
+	Go(id, func(*Thread) error { return f() }, func(err error) { done <- err })
 	return <-done
 }
 
@@ -75,11 +75,57 @@ func TestIdentity(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := "Uid: 0 0 0 1234\nGid: 0 0 0 1235\nGroups: 5 7\n"
-	for _, set := range []string{"CapInh", "CapPrm", "CapEff", "CapAmb"} {
-		want += set + ": 0000000000000000\n"
+	for _, set := range []string{"CapInh: 0", "CapPrm: 0000000000000040", "CapEff: 0", "CapAmb: 0"} { // CAP_SETGID, for Regroup
+		want += (set + "000000000000000")[:24] + "\n"
 	}
 	if got+"\n" != want {
 		t.Errorf("%s\nnot\n%s", got, want)
+	}
+}
+
+// Groups are changed once, and after that there is no capability.
+func TestRegroup(t *testing.T) {
+	root(t)
+	keys := []string{"Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapAmb"}
+	var got string
+	done := make(chan error)
+	Go(Identity{1234, 1235, []uint32{7, 5}}, func(thread *Thread) error {
+		if err := thread.Regroup([]uint32{0}); err == nil {
+			t.Error("it has the group of root")
+		}
+		if err := thread.Regroup([]uint32{8}); err != nil {
+			return err
+		}
+		got = status(t, unix.Gettid(), keys...)
+		if err := thread.Regroup([]uint32{7}); err == nil {
+			t.Error("groups are changed twice")
+		}
+		if unix.Setgroups(nil) == nil {
+			t.Error("there is a way to other groups")
+		}
+		if again := status(t, unix.Gettid(), keys...); again != got {
+			t.Error(again)
+		}
+		return nil
+	}, func(err error) { done <- err })
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	want := "Uid: 0 0 0 1234\nGid: 0 0 0 1235\nGroups: 8"
+	for _, set := range []string{"CapInh", "CapPrm", "CapEff", "CapAmb"} {
+		want += "\n" + set + ": 0000000000000000"
+	}
+	if got != want {
+		t.Errorf("%s\nnot\n%s", got, want)
+	}
+	// While it has not been called, there is none in force.
+	if err := do(Identity{1234, 1235, []uint32{7}}, func() error {
+		if unix.Setgroups(nil) == nil {
+			return errors.New("there is a way to other groups")
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -136,7 +182,7 @@ func TestNothingStays(t *testing.T) {
 		for i := range uint32(20) {
 			id := Identity{2000 + i, 3000 + i, []uint32{4000 + i}}
 			wg.Add(1)
-			Go(id, func() error {
+			Go(id, func(*Thread) error {
 				children := make(chan string)
 				for range 3 {
 					go func() { // each needs a thread while it sleeps there
