@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,6 +17,7 @@ import (
 // and content.
 //
 //	forward USER NAME     spool USER DIR     mailbox USER PATH     command USER COMMAND TIMEOUT
+//	user USER PATH        as local asks: forward, or else a Maildir, or in a DIR without a slash at its end the mailbox
 func deliverAs(args []string) error {
 	if len(args) < 7 {
 		return errors.New("deliver: what, as whom, and what with?")
@@ -34,6 +36,11 @@ func deliverAs(args []string) error {
 	switch args[0] {
 	case "forward":
 		r.Kind, r.Files = deliver.Forward, args[2:]
+	case "user":
+		r.Kind, r.Files, r.Else, r.Path = deliver.Forward, []string{".forward"}, deliver.Spool, args[2]
+		if strings.HasSuffix(r.Path, "/") {
+			r.Else = deliver.Mailbox
+		}
 	case "spool":
 		r.Kind, r.Path = deliver.Spool, args[2]
 	case "mailbox":

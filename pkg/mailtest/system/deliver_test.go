@@ -40,6 +40,7 @@ func TestDeliver(t *testing.T) {
 			a.mailboxes()
 			a.commands()
 			a.children()
+			a.threads()
 			a.stop()
 			a.stopBoth()
 			a.refused()
@@ -84,6 +85,8 @@ func (a accounts) mailboxes() {
 	a.wants("2.0.0 delivered to maildir", "mailbox", "alice", "mail/.Lists/")
 	a.wants("2.0.0 delivered to file: /home/alice/mbox", "mailbox", "alice", "mbox")
 	a.wants("2.0.0 delivered to mailbox", "spool", "root", "/var/mail")
+	a.wants("2.0.0 delivered to mailbox", "user", "alice", "/var/mail")
+	a.wants("2.0.0 delivered to maildir", "user", "alice", "mail/.Other/")
 	got := a.Script("cd /home/alice; stat -c '%U %G %a' mbox Maildir/new Maildir/new/* mail/.Lists/new/* /var/mail/root")
 	if want := "alice alice 600\nalice alice 700\nalice alice 600\nalice alice 600\n_ph-deliver mail 600\n"; got != want {
 		a.t.Errorf("owners:\n%s", got)
@@ -97,6 +100,7 @@ func (a accounts) mailboxes() {
 	}
 	a.Script("echo bob >/home/alice/.forward; chown alice: /home/alice/.forward")
 	a.wants(`2.0.0  .forward "bob\n"`, "forward", "alice", ".forward+x", ".forward")
+	a.wants(`2.0.0  .forward "bob\n"`, "user", "alice", "/var/mail")
 	a.RunInput([]byte("Subject: forwarded\n\nx\n"), "sendmail", "alice@example.org")
 	a.WaitFor("mail that is forwarded", time.Minute, func() bool { return strings.Contains(a.ReadFile("/var/mail/bob"), "Subject: forwarded") })
 	a.Run("rm", "/home/alice/.forward")
@@ -159,7 +163,7 @@ func (a accounts) children() {
 	a.Start("long", probePath, "deliver", deliverSocket, probeLetter, "1", "1", "command", "alice", "sleep 1000; true", "1000")
 	var pid string
 	a.WaitFor("a child", time.Minute, func() bool {
-		pid = strings.TrimSpace(a.Script("pgrep -u alice -f '^deliver-as [0-9]+ command alice ' || true"))
+		pid = strings.TrimSpace(a.Script("pgrep -u alice -f '^deliver-as [0-9]+ alice ' || true"))
 		return pid != "" && a.Script("pgrep -u alice -x sleep || true") != ""
 	})
 	for _, attempt := range []string{"cat /proc/%s/mem", "cat /proc/%s/environ", "ls /proc/%s/fd", "timeout 10 strace -p %s"} {
@@ -178,6 +182,66 @@ func (a accounts) children() {
 	a.WaitFor("an answer", time.Minute, func() bool { return strings.Contains(a.Journal("-u", "long"), "4.3.0") })
 	a.wants("2.0.0", "mailbox", "alice", "Maildir/")
 	a.wants("2.0.0", "spool", "alice", "/var/mail")
+}
+
+// waitForThread waits for a thread of deliver that has a user's rights on files, and
+// returns /proc/PID/task/TID of it.
+func (a accounts) waitForThread(user string) (dir string) {
+	a.t.Helper()
+	a.WaitFor("a thread", time.Minute, func() bool {
+		status := a.Script(`grep -lsE "^Uid:([[:space:]]+[0-9]+){3}[[:space:]]+$(id -u ` + user + `)$" /proc/[0-9]*/task/*/status || true`)
+		for file := range strings.FieldsSeq(status) {
+			if dir = strings.TrimSuffix(file, "/status"); strings.HasPrefix(a.Script("cat "+dir+"/comm || true"), "deliver") {
+				return true
+			}
+		}
+		return false
+	})
+	return dir
+}
+
+// threads: one has the rights of the user on files and nothing else of a user, who can
+// do nothing to it, and no path leads to what deliver has open for others.
+func (a accounts) threads() {
+	a.t.Helper()
+	a.Script("touch /var/mail/bob.lock")
+	a.Start("waiting", probePath, "deliver", deliverSocket, probeLetter, "1", "1", "user", "bob", "/var/mail")
+	dir := a.waitForThread("bob")
+	pid := strings.Split(dir, "/")[2]
+	ids := strings.Fields(a.Script("id -u _ph-deliver; id -u bob; id -g _ph-deliver; id -g bob; getent group mail | cut -d: -f3"))
+	status := a.ReadFile(dir + "/status")
+	for key, want := range map[string]string{
+		"Uid": strings.Repeat(ids[0]+" ", 3) + ids[1], "Gid": strings.Repeat(ids[2]+" ", 3) + ids[3], "Groups": ids[4],
+		"CapInh": "0000000000000000", "CapPrm": "0000000000000000", "CapEff": "0000000000000000", "CapAmb": "0000000000000000", "NoNewPrivs": "1", "Seccomp": "2",
+	} {
+		if _, value, _ := strings.Cut(status, "\n"+key+":"); strings.Join(strings.Fields(strings.SplitN(value, "\n", 2)[0]), " ") != want {
+			a.t.Errorf("a thread for bob: %s is not %s:\n%s", key, want, status)
+		}
+	}
+	for _, attempt := range []string{"kill -0 %s", "cat /proc/%s/mem", "cat /proc/%s/environ", "ls /proc/%s/fd", "cat /proc/%s/maps", "timeout 10 strace -p %s"} {
+		for _, id := range []string{pid, strings.Split(dir, "/")[4]} {
+			if r, err := a.Try("runuser", "-u", "bob", "--", "sh", "-c", fmt.Sprintf(attempt, id)); err != nil || r.Code == 0 || r.Code == 124 {
+				a.t.Errorf("bob: "+attempt+": %+v, %v", id, r, err)
+			}
+		}
+	}
+	// Another user's mail does not wait for it, nor does what paths of theirs lead to.
+	a.wants("2.0.0", "user", "alice", "/var/mail")
+	for fd := range 40 {
+		for _, path := range []string{"/proc/self/fd/%d/", "/proc/self/fd/%d/x", "/proc/thread-self/fd/%d", "/dev/fd/%d/"} {
+			if got := a.ask(1, 1, "mailbox", "alice", fmt.Sprintf(path, fd)); !strings.HasPrefix(got, "4.2.0") {
+				a.t.Errorf(path+": %s", fd, got)
+			}
+		}
+	}
+	a.Script("rm /var/mail/bob.lock")
+	a.WaitFor("mail that has waited", time.Minute, func() bool { return strings.Contains(a.Journal("-u", "waiting"), "2.0.0 delivered to mailbox") })
+	// What has no end keeps nobody.
+	a.Script("cd /home/alice; mkfifo fifo; ln -s fifo link; chown -h alice: fifo link")
+	for _, path := range []string{"fifo", "fifo/", "fifo/x", "fifo/x/", "link", "link/", "link/x"} {
+		a.wants("4.2.0", "mailbox", "alice", path)
+	}
+	a.Script("rm /home/alice/fifo /home/alice/link")
 }
 
 // stop: what commands leave behind does not outlive deliver, and keeps nobody's
@@ -201,7 +265,7 @@ func (a accounts) stopBoth() {
 	a.WaitFor("the command", time.Minute, func() bool { return a.Script("ls /home/alice/slow 2>/dev/null || true") != "" })
 	before := a.Script("sed '/^From /d' /var/mail/bob; touch /var/mail/bob.lock")
 	a.Start("locked", probePath, "deliver", deliverSocket, probeLetter, "1", "1", "spool", "bob", "/var/mail")
-	a.WaitFor("a child", time.Minute, func() bool { return a.Script("pgrep -u bob -f '^deliver-as [0-9]+ spool bob ' || true") != "" })
+	a.waitForThread("bob")
 	pid := func() string { return a.Run("systemctl", "show", "-P", "MainPID", "posthouse-deliver.service") }
 	old := pid()
 	a.Run("systemctl", "reload", "posthouse-deliver.service")
@@ -261,7 +325,7 @@ use File::Path "remove_tree";
 chdir "/home/mallory" or die;
 while (1) {
 	for my $at (qw(.forward mbox Maildir Maildir/new Maildir/tmp /var/mail/mallory /var/mail/mallory.lock)) {
-		for my $to (qw(/srv/secret /home/alice/notes /var/mail/alice /etc/passwd /srv/dir /srv/dir/new /home/mallory/none)) {
+		for my $to (qw(/srv/secret /home/alice/notes /var/mail/alice /etc/passwd /srv/dir /srv/dir/new /home/mallory/none /proc/self/fd/9 /proc/thread-self/fd/12)) {
 			for my $make (sub { symlink $to, $at }, sub { link $to, $at }, sub { POSIX::mkfifo($at, 0600) }, sub { mkdir $at },
 				sub { open my $f, ">", $at or return; print $f "mallory\n" }, sub {}) {
 				if (-d $at && !-l $at) {
@@ -301,7 +365,7 @@ while (1) {
 	a.wants("2.0.0", "spool", "alice", "/var/mail")
 }
 
-// besieged has 10,000 things done for mallory, all kinds at once, and returns what
+// besieged has 10,000 things and more done for mallory, all kinds at once, and returns what
 // has been answered, each once and after a new line.
 func (a accounts) besieged() string {
 	a.t.Helper()
@@ -311,10 +375,12 @@ func (a accounts) besieged() string {
 		what       string
 	}{
 		{4900, 3, "forward mallory .forward"},
-		{4900, 3, "mailbox mallory Maildir/"},
+		{2900, 3, "mailbox mallory Maildir/"},
+		{2000, 2, "user mallory Maildir/"},
 		{120, 1, "mailbox mallory mbox"}, // these may wait for locks
 		{75, 1, "mailbox mallory .forward"},
 		{5, 1, "spool mallory /var/mail"},
+		{5, 1, "user mallory /var/mail"},
 	} {
 		total += c.n
 		a.Start(fmt.Sprint("siege", i), "sh", "-c", fmt.Sprintf("exec %s deliver %s %s %d %d %s >/run/answers.%d 2>&1", probePath, deliverSocket, probeLetter, c.n, c.workers, c.what, i))
