@@ -258,6 +258,8 @@ func (b *Mbox) open() (*os.File, error) {
 	}
 	fd, err := unix.Openat(dir, b.Name, flags, 0o600)
 	switch {
+	case errors.Is(err, unix.ENOENT) && flags&unix.O_CREAT != 0:
+		return nil, fmt.Errorf("create: %w", err) // the directory is gone, or is of a kind that takes no files
 	case errors.Is(err, unix.EEXIST), errors.Is(err, unix.ENOENT), errors.Is(err, unix.EINTR):
 		return nil, errBusy // somebody was quicker
 	case errors.Is(err, unix.EAGAIN):

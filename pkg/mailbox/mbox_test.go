@@ -170,6 +170,16 @@ func TestHostileMbox(t *testing.T) {
 			t.Errorf("%s: outside is %q, %v", what, b, err)
 		}
 	}
+	// Where no file can be made it is not waited for that somebody makes it.
+	hurry(t, 1<<30)
+	gone := t.TempDir()
+	m := mbox(t, gone, &syncer{})
+	if err := os.Remove(gone); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Append("", date, "", strings.NewReader("x")); status(err) != "4.2.0" {
+		t.Errorf("in a directory that is gone: %v", err)
+	}
 	dir := t.TempDir()
 	b := mbox(t, dir, &syncer{})
 	b.Owner++
