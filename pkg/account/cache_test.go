@@ -78,7 +78,7 @@ func TestCache(t *testing.T) {
 	}
 	is("too old", "bob", "7 []")
 	for i := range maxKept + 10 {
-		uid(fmt.Sprint("u", i))
+		c.put(c.state, fmt.Sprint("u", i), answered{nil, time.Now()})
 	}
 	if len(c.kept) > maxKept {
 		t.Errorf("%d answers are kept", len(c.kept))
