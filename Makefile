@@ -39,7 +39,7 @@ test: check deb rpm lint ## everything: check, packages, linters, and the packag
 crash: ## daemons killed, power cut, and an error, at every system call of a message's way
 	$(SETUP) crash
 	go test -tags system -count=1 -timeout 3h -v ./pkg/mailtest/crash/ -every 1
-	go test -tags system -count=1 -timeout 3h -v ./pkg/mailtest/crash/ -every 1 -fs xfs
+	go test -tags system -count=1 -timeout 3h -v -run TestCrash ./pkg/mailtest/crash/ -every 1 -fs xfs
 
 run: deb ## boot a container with the package and smtpd on 127.0.0.1:2525, and send mail through it
 	$(SETUP) run

@@ -10,6 +10,9 @@
 // themselves: the point qmgr:EIO:7 is the seventh call of qmgr that can end with
 // EIO. What daemons do depends on what else runs, so the same point is not always
 // the same call, but all of them cover all calls.
+//
+// Another test records what is written to the disk, and looks what is there when
+// any part of it is lost that a power cut may take.
 package crash
 
 import (
@@ -36,16 +39,17 @@ var (
 	fsys  = flag.String("fs", "ext4", "file system: ext4 or xfs")
 )
 
-// workerEnv makes this program a worker: a file system and the directory of the daemons.
+// workerEnv makes this program a worker: a file system, the directory of
+// the daemons, and the job.
 const workerEnv = "POSTHOUSE_CRASH_WORKER"
 
 func TestMain(m *testing.M) {
-	if fs, bin, ok := strings.Cut(os.Getenv(workerEnv), ":"); ok {
+	if f := strings.Split(os.Getenv(workerEnv), ":"); len(f) == 3 {
 		if os.Getpid() != 1 {
 			fmt.Fprintln(os.Stderr, "crash: not in a namespace of its own")
 			os.Exit(1)
 		}
-		if err := work(fs, bin, os.Stdin, os.Stdout); err != nil {
+		if err := work(f[0], f[1], f[2]); err != nil {
 			fmt.Fprintln(os.Stderr, "crash:", err)
 			os.Exit(1)
 		}
@@ -61,10 +65,10 @@ type worker struct {
 	dec *json.Decoder
 }
 
-func startWorker(t *testing.T, bin string) *worker {
+func startWorker(t *testing.T, bin, job string) *worker {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), workerEnv+"="+*fsys+":"+bin)
+	cmd.Env = append(os.Environ(), workerEnv+"="+*fsys+":"+bin+":"+job)
 	cmd.Stderr = os.Stderr
 	// Mounts of its own, none of which anybody else sees; ended as a whole.
 	cmd.SysProcAttr = &syscall.SysProcAttr{
@@ -197,18 +201,18 @@ func TestCrash(t *testing.T) {
 	var workers []*worker
 	const parallel = 2
 	for range parallel {
-		workers = append(workers, startWorker(t, bin))
+		workers = append(workers, startWorker(t, bin, points))
 	}
-	points := make(chan point)
+	todo := make(chan point)
 	var wg sync.WaitGroup
 	list := y.plan(t, workers[0])
 	for _, w := range workers {
 		wg.Go(func() {
-			for p := range points {
+			for p := range todo {
 				r, err := w.try(p)
 				if err != nil {
 					t.Errorf("%s: worker: %v", p, err)
-					w = startWorker(t, bin)
+					w = startWorker(t, bin, points)
 					continue
 				}
 				y.add(p, r)
@@ -216,9 +220,9 @@ func TestCrash(t *testing.T) {
 		})
 	}
 	for _, p := range list {
-		points <- p
+		todo <- p
 	}
-	close(points)
+	close(todo)
 	wg.Wait()
 	y.print()
 }

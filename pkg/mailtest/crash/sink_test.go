@@ -14,7 +14,8 @@ import (
 // sink is the rest of the world: a host that takes mail by SMTP, and one by LMTP.
 // "later" is not at home at first, and "no" is nobody there before the restart.
 type sink struct {
-	w *world
+	w    *world
+	kept func(rcpt string, content []byte) // may be nil
 
 	mu     sync.Mutex
 	later  bool
@@ -129,6 +130,9 @@ func (s *sink) keep(rcpts []string, content []byte) bool {
 	s.mu.Lock()
 	for _, rcpt := range rcpts {
 		s.copies[rcpt] = append(s.copies[rcpt], content)
+		if s.kept != nil {
+			s.kept(rcpt, content)
+		}
 	}
 	s.mu.Unlock()
 	w := s.w

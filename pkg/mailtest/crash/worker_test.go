@@ -11,6 +11,8 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -29,9 +31,28 @@ type result struct {
 	Took       time.Duration
 }
 
-// work tries the points that come by in, one JSON value each, and says what came
-// of each by out.
-func work(fs, bin string, in io.Reader, out io.Writer) error {
+// The jobs of a worker: points, or replay=N.
+const points = "points"
+
+// work does a job, and says on standard output, in JSON, what came of it.
+func work(fs, bin, job string) error {
+	nth, ok := strings.CutPrefix(job, "replay=")
+	if !ok {
+		return tryAll(fs, bin, os.Stdin, os.Stdout)
+	}
+	n, err := strconv.Atoi(nth)
+	if err != nil {
+		return err
+	}
+	r, err := replay(fs, bin, n)
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(r)
+}
+
+// tryAll tries the points that come by in, and says what came of each by out.
+func tryAll(fs, bin string, in io.Reader, out io.Writer) error {
 	w, err := newWorld(fs, bin)
 	if err != nil {
 		return err
@@ -72,7 +93,7 @@ func (w *world) try(p point) (*result, error) {
 	}
 	w.sink.reset()
 	w.mu.Lock()
-	w.point, w.struck, w.bad, w.counts = p, nil, nil, nil
+	w.point, w.struck, w.again, w.bad, w.counts = p, nil, false, nil, nil
 	if p.N == 0 {
 		w.counts = make(map[string]int)
 	}

@@ -66,14 +66,30 @@ type world struct {
 	point  point
 	counts map[string]int // calls, by daemon and fault
 	struck *call
+	again  bool     // what a flush has lost was written again
 	off    bool     // no power
 	bad    []string // what is wrong
 
 	sink *sink
 }
 
-// newWorld makes a machine of this process, which is alone in its namespaces.
+// newWorld makes a machine of this process, with its disks.
 func newWorld(fs, bin string) (*world, error) {
+	w, err := newMachine(fs, bin)
+	if err != nil {
+		return nil, err
+	}
+	for i := range mountPoints {
+		if err := makeDisk(fs, image(i), map[string]int64{"ext4": 64 << 20, "xfs": 320 << 20}[fs]); err != nil {
+			return nil, err
+		}
+	}
+	return w, w.mount()
+}
+
+// newMachine makes a machine without disks of this process, which is alone in its
+// namespaces.
+func newMachine(fs, bin string) (*world, error) {
 	for _, dir := range []string{"/run", "/etc", "/var"} {
 		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=512m"); err != nil {
 			return nil, fmt.Errorf("tmpfs at %s: %w", dir, err)
@@ -100,22 +116,17 @@ func newWorld(fs, bin string) (*world, error) {
 	if w.sink, err = newSink(w); err != nil {
 		return nil, err
 	}
-	for i := range mountPoints {
-		if err := makeDisk(fs, image(i)); err != nil {
-			return nil, err
-		}
-	}
-	return w, w.mount()
+	return w, nil
 }
 
 var mountPoints = []string{spoolDir, storeDir}
 
 func image(i int) string { return fmt.Sprintf("/run/image%d", i) }
 
-func makeDisk(fs, path string) error {
+func makeDisk(fs, path string, size int64) error {
 	f, err := os.Create(path)
 	if err == nil {
-		err = errors.Join(f.Truncate(map[string]int64{"ext4": 64 << 20, "xfs": 320 << 20}[fs]), f.Close())
+		err = errors.Join(f.Truncate(size), f.Close())
 	}
 	if err != nil {
 		return err
@@ -243,7 +254,11 @@ func (w *world) answer(u *unit, n *notification) unix.Errno {
 		}
 		return 0
 	}
-	if w.failedFlush() && c.name == w.struck.name && c.path == w.struck.path {
+	switch {
+	case !w.failedFlush() || c.path != w.struck.path:
+	case c.name == "pwrite64" || c.name == "write":
+		w.again = true
+	case c.name == w.struck.name && !w.again:
 		// It would succeed, and say nothing. A directory may have got another name.
 		if info, err := os.Stat(c.path); err != nil || !info.IsDir() {
 			w.bad = append(w.bad, "I1: flushed again after an error: "+c.path)
@@ -310,6 +325,15 @@ func (w *world) files() (list []string) {
 
 // isEmpty reports whether there is nothing in the queue, as often as it looks.
 func (w *world) isEmpty() bool { return len(w.files()) == 0 && len(w.files()) == 0 }
+
+// glob lists the paths that fit patterns, which are not malformed.
+func glob(patterns ...string) (list []string) {
+	for _, p := range patterns {
+		found, _ := filepath.Glob(p)
+		list = append(list, found...)
+	}
+	return list
+}
 
 // until waits, for a time that does not decide about success, and reports whether
 // it came true.
