@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -144,6 +146,17 @@ func (m *manager) stop() {
 	wake(m.kick2)
 	defer time.AfterFunc(stopTimeout, m.cancel).Stop()
 	m.wg.Wait()
+	// What the disk did not take it may take now: else it would be done again.
+	m.mu.Lock()
+	left := slices.Collect(maps.Values(m.known))
+	m.mu.Unlock()
+	for _, msg := range left {
+		msg.file.Lock()
+		if err := m.write(msg); err != nil {
+			m.log.Error(msg.fields(), "%s: %v", msg.id, err)
+		}
+		msg.file.Unlock()
+	}
 }
 
 // handleArrival takes a notice.
