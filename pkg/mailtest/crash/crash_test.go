@@ -168,12 +168,15 @@ func (y *tally) print() {
 	var b strings.Builder
 	rows := append(slices.Clone(daemons), remote)
 	fmt.Fprintf(&b, "points tried, and with + how many recipients got a second copy\n%-12s", "")
-	columns := append(slices.Clone(faults), dies)
+	columns := append(slices.Clone(faults), dies, diesLate)
 	for _, f := range columns {
 		fmt.Fprintf(&b, "%12s", f)
 	}
 	total, bad, missed := 0, 0, 0
 	for _, u := range rows {
+		if !slices.ContainsFunc(columns, func(f string) bool { return y.tried[u+" "+f]+y.missed[u+" "+f] > 0 }) {
+			continue // not asked for
+		}
 		fmt.Fprintf(&b, "\n%-12s", u)
 		for _, f := range columns {
 			key := u + " " + f
@@ -251,7 +254,7 @@ func (y *tally) plan(t *testing.T, w *worker) (list []point) {
 		}
 	}
 	for _, u := range append(slices.Clone(daemons), remote) {
-		for _, f := range append(slices.Clone(faults), dies) {
+		for _, f := range append(slices.Clone(faults), dies, diesLate) {
 			last := most[u+" "+f]
 			if last == 0 || !strings.HasPrefix(u+":"+f+":", strings.TrimSuffix(*only, ":")) {
 				continue

@@ -134,7 +134,7 @@ func (w *world) step(name string, is func() bool) bool {
 
 // scenario is a day in the life of a queue.
 func (w *world) scenario() []*message {
-	big := newMessage(2, 500, "b@lmtp.example", "c@virtual.example")
+	big := newMessage(2, 500, "b@lmtp.example", "c@virtual.example", "d@lmtp.example")
 	main := newMessage(1, 10, "a@virtual.example", "ok@smtp.example", "later@smtp.example", "no@smtp.example")
 	last := newMessage(3, 1, "later@smtp.example")
 	all := []*message{main, big, last}

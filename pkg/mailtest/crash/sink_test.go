@@ -88,14 +88,18 @@ func (s *sink) session(c net.Conn, lmtp bool) {
 		case word == "DATA":
 			fmt.Fprint(c, "354 go on\r\n")
 			content, err := data(r)
-			if err != nil || !s.keep(rcpts, content) {
+			if err != nil {
 				return
 			}
 			n := 1
 			if lmtp {
 				n = len(rcpts)
 			}
-			fmt.Fprint(c, strings.Repeat("250 2.0.0 kept\r\n", n))
+			said := s.keep(rcpts, content, n)
+			fmt.Fprint(c, strings.Repeat("250 2.0.0 kept\r\n", said))
+			if said < n {
+				return
+			}
 			rcpts = nil
 		case word == "QUIT":
 			fmt.Fprint(c, "221 2.0.0 bye\r\n")
@@ -121,12 +125,16 @@ func (s *sink) asked(rcpt string) (refusal string) {
 	return ""
 }
 
-// dies is the fault of a remote host: it takes a message and ends before it says
-// so.
-const dies = "dies"
+// The faults of a remote host: it takes a message and ends before it says so, or
+// when it has said so, by LMTP, of all recipients but one.
+const (
+	dies     = "dies"
+	diesLate = "dies late"
+)
 
-// keep takes a message. It reports false where the host ends there.
-func (s *sink) keep(rcpts []string, content []byte) bool {
+// keep takes a message, of which it can speak in some replies. It returns how many
+// the host sends before it ends; all of them where it does not.
+func (s *sink) keep(rcpts []string, content []byte, replies int) int {
 	s.mu.Lock()
 	for _, rcpt := range rcpts {
 		s.copies[rcpt] = append(s.copies[rcpt], content)
@@ -138,17 +146,24 @@ func (s *sink) keep(rcpts []string, content []byte) bool {
 	w := s.w
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	switch {
-	case w.point.N == 0 && w.counts != nil:
+	if w.point.N == 0 && w.counts != nil {
 		w.counts[remote+" "+dies]++
-	case w.point.Unit == remote && w.struck == nil:
-		if w.point.N--; w.point.N == 0 {
-			w.point.N = -1
-			w.struck = &call{name: "reply", class: socket}
-			return false
+		if replies > 1 {
+			w.counts[remote+" "+diesLate]++
 		}
 	}
-	return true
+	if w.point.Unit != remote || w.point.N <= 0 || w.struck != nil || w.point.Fault == diesLate && replies == 1 {
+		return replies
+	}
+	if w.point.N--; w.point.N > 0 {
+		return replies
+	}
+	w.point.N = -1
+	w.struck = &call{name: "reply", class: socket}
+	if w.point.Fault == diesLate {
+		return replies - 1
+	}
+	return 0
 }
 
 // data reads a message, with LF for CRLF.

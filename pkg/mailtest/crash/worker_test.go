@@ -114,8 +114,8 @@ func (w *world) try(p point) (*result, error) {
 	}
 	w.mu.Unlock()
 
-	crash := p.Fault == "kill" || p.Fault == dies || w.off
-	twice := r.Struck != "" && (crash || class != file || len(w.files()) > 0)
+	crash := p.Fault == "kill" || p.Unit == remote || w.off
+	twice := r.Struck != "" && (crash || class != file)
 	sig := unix.SIGTERM
 	if crash {
 		sig = unix.SIGKILL
