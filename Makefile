@@ -52,6 +52,9 @@ bench: deb ## Postfix and Posthouse side by side
 	$(SETUP) bench
 	pkg/mailtest/bench/run.sh
 
+simulate: ## a modelled day of ten million messages through the scheduler, beside Postfix's rules
+	go test ./daemons/qmgr/internal/simulate -run 'TestDay$$' -day -v -count=1 -timeout 60m
+
 deb: build docs ## the Debian package into build/
 	$(SETUP) deb
 	packaging/deb/build.sh $(VERSION)

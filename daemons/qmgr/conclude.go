@@ -116,6 +116,9 @@ func (m *manager) conclude(msg *message) bool {
 		return m.remove(msg, "removed")
 	}
 	if want == wantDelivery {
+		if msg.crowded != (party{}) && m.sendOut(msg) {
+			return true
+		}
 		m.warn(msg)
 	}
 	return m.file(msg, want)
@@ -248,18 +251,20 @@ func (m *manager) warn(msg *message) {
 	msg.q.Schedule.Warned = true // file writes it
 }
 
-// delay is how long a message waits for its next attempt: the longer it waits
-// already, the longer.
-func (m *manager) delay(msg *message) time.Duration {
-	retry := &m.config().Queue.Retry
-	return max(time.Duration(retry.Min), min(m.now().Sub(msg.q.Envelope.Arrival), time.Duration(retry.Max)))
+// appendRetries writes who is to wait for longer than the message. msg.file is
+// held.
+func (m *manager) appendRetries(msg *message, later []queue.Retry) error {
+	if len(later) == 0 {
+		return nil
+	}
+	return m.append(msg, queue.Outcome{Retries: later})
 }
 
 // file puts a message away: until its next attempt, or as the administrator
 // wants it.
 func (m *manager) file(msg *message, want wish) bool {
-	next := m.now().Add(m.delay(msg))
 	msg.file.Lock()
+	next, later := m.times(msg)
 	err := m.write(msg)
 	if err == nil {
 		switch want {
@@ -268,6 +273,9 @@ func (m *manager) file(msg *message, want wish) bool {
 		case wantDelivery:
 			if err := m.append(msg, queue.Outcome{Schedule: &queue.Schedule{Next: next, Warned: msg.q.Schedule.Warned}}); err != nil {
 				m.log.Error(msg.fields(), "%s: %v", msg.id, err) // the name of the bucket says it too
+			}
+			if err := m.appendRetries(msg, later); err != nil {
+				m.log.Error(msg.fields(), "%s: %v", msg.id, err) // they are tried sooner
 			}
 		case wantHold, wantDeletion:
 		}

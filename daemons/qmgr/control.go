@@ -122,6 +122,11 @@ func (o *operation) found(id queueid.ID) {
 // the operation makes sense for it. m.mu is held.
 func (o *operation) wish(msg *message) (news, fits bool) {
 	before := msg.want
+	defer func() {
+		if msg.want != wantDelivery {
+			o.comeBack(msg)
+		}
+	}()
 	switch o.op {
 	case queuectl.Hold:
 		msg.want = wantHold

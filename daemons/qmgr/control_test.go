@@ -210,7 +210,7 @@ func TestRetryAll(t *testing.T) {
 		w.answer = func(envelope.Recipient) delivery.Result {
 			tried++
 			w.m.mu.Lock()
-			most = max(most, len(w.m.known)+len(w.m.fresh))
+			most = max(most, len(w.m.known)-w.m.outside+len(w.m.fresh))
 			w.m.mu.Unlock()
 			return full
 		}

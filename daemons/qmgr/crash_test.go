@@ -22,8 +22,9 @@ import (
 
 // trouble is what happens to the disk at its nth call.
 type trouble struct {
-	kind string // "error": that call fails; "crash": qmgr ends there; "power": so does the machine
-	n    int
+	kind  string // "error": that call fails; "crash": qmgr ends there; "power": so does the machine
+	n     int
+	crowd bool
 
 	mu     sync.Mutex
 	calls  int
@@ -71,24 +72,27 @@ func (f *trouble) forget(t testing.TB) {
 // TestEveryCall: a message goes through all that can happen to it, and one call
 // to the disk fails, or is the last one before a crash or a power cut: each in
 // turn. Every recipient gets the message or its sender is told, never both; twice
-// only who was in flight at a crash; nothing stays behind.
+// only who was in flight at a crash; nothing stays behind. With a crowd, one of the
+// recipients has to wait outside of memory.
 func TestEveryCall(t *testing.T) {
 	log := maillog.New("qmgr")
 	for _, kind := range []string{"error", "crash", "power"} {
-		most := 0
-		for n, struck := 1, true; struck; n++ {
-			synctest.Test(t, func(t *testing.T) {
-				f := &trouble{kind: kind, n: n, synced: make(map[queueid.ID]int64)}
-				struck = everyCall(newWorld(t, log, "queue: {retry: {min: 5m, max: 10m}}\n"), f)
-				if t.Failed() {
-					t.Fatalf("%s at call %d", kind, n)
-				}
-			})
-			most = n
-		}
-		t.Logf("%s: %d calls", kind, most)
-		if most < 30 {
-			t.Errorf("%d calls: the scenario has become shorter", most)
+		for _, crowd := range []bool{false, true} {
+			most := 0
+			for n, struck := 1, true; struck; n++ {
+				synctest.Test(t, func(t *testing.T) {
+					f := &trouble{kind: kind, n: n, crowd: crowd, synced: make(map[queueid.ID]int64)}
+					struck = everyCall(newWorld(t, log, "queue: {active_messages: 2, retry: {min: 5m, max: 10m}}\n"), f)
+					if t.Failed() {
+						t.Fatalf("%s at call %d, crowd: %v", kind, n, crowd)
+					}
+				})
+				most = n
+			}
+			t.Logf("%s: %d calls", kind, most)
+			if most < 30 {
+				t.Errorf("%d calls: the scenario has become shorter", most)
+			}
 		}
 	}
 }
@@ -101,11 +105,37 @@ func everyCall(w *world, f *trouble) (struck bool) {
 		}
 		return success
 	}
-	id := w.put(queue.Incoming, 1, "a@x.example", "later@y.example", "no@z.example")
-	f.base, f.synced[id] = w.base, size(filepath.Join(w.base, queue.Incoming, id.String()))
-	w.m.spool.fault = f.strike
+	put := func(n uint32, to ...string) queueid.ID {
+		id := w.put(queue.Incoming, n, to...)
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.base, f.synced[id] = w.base, size(filepath.Join(w.base, queue.Incoming, id.String()))
+		return id
+	}
 	w.m.start()
 	w.wait(time.Second)
+	if f.crowd {
+		w.pause = func(r *delivery.Request) {
+			if r.Recipients[0].Address.Local() == "first" {
+				time.Sleep(time.Minute)
+			}
+		}
+		put(2, "first@y.example")
+		w.m.look()
+		w.wait(time.Second)
+	}
+	id := put(1, "a@x.example", "later@y.example", "no@z.example")
+	w.m.spool.fault = f.strike
+	w.m.look()
+	w.wait(time.Second)
+	w.m.mu.Lock()
+	if outside := w.m.outside; outside > 0 != f.crowd && f.n > 20 {
+		w.t.Errorf("%d messages wait outside", outside)
+	}
+	w.m.mu.Unlock()
+	if f.crowd {
+		w.wait(2 * time.Minute) // it comes back
+	}
 	for _, op := range []queuectl.Op{queuectl.Hold, queuectl.Release, queuectl.Retry, queuectl.Requeue} {
 		w.m.control(queuectl.Request{Op: op, All: op == queuectl.Retry, IDs: map[bool][]queueid.ID{false: {id}}[op == queuectl.Retry]})
 		w.wait(time.Second)
@@ -144,7 +174,11 @@ func (w *world) verdict(f *trouble, struck bool) {
 		twice = 2
 	}
 	notified := strings.Join(w.notified, " ")
-	for _, to := range []string{"a@x.example", "later@y.example", "no@z.example"} {
+	rcpts := []string{"a@x.example", "later@y.example", "no@z.example"}
+	if f.crowd {
+		rcpts = append(rcpts, "first@y.example")
+	}
+	for _, to := range rcpts {
 		delivered, told := w.delivered[to], strings.Count(notified, to)
 		switch {
 		case delivered > 0 && told > 0:

@@ -87,8 +87,8 @@ func (m *manager) listBuckets() bool {
 // filed by this clock and configuration is due later than after the longest
 // wait; what is was not, and is due now. m.mu is held.
 func (m *manager) earliest() (name string, at time.Time) {
-	now, retry := m.now(), &m.config().Queue.Retry
-	last := now.Add(max(time.Duration(retry.Min), time.Duration(retry.Max)) + 2*queue.BucketTime)
+	now := m.now()
+	last := now.Add(m.longestWait())
 	for b, t := range m.buckets {
 		if t.After(last) {
 			t = now

@@ -149,7 +149,7 @@ func (m *manager) try(e *entry) attempt {
 	return a
 }
 
-// record notes what became of an entry; the last one of a message completes it.
+// record notes what became of an entry.
 func (m *manager) record(e *entry, results []queue.IndexedResult, own bool) {
 	if own && len(results) > 0 {
 		m.logOwn(e, results)
@@ -164,15 +164,42 @@ func (m *manager) record(e *entry, results []queue.IndexedResult, own bool) {
 			e.q.Apply(o) // the file goes now
 		} else {
 			m.note(e.message, o)
+			m.plan(e.message, results)
 		}
 		e.file.Unlock()
 	}
 	m.mu.Lock()
-	e.left--
-	done := e.left == 0
+	e.open -= len(e.rcpts)
+	if e.counted {
+		m.burden(party{Destination: e.destination}, -len(e.rcpts))
+	}
+	m.refill(e.message)
+	m.letIn()
+	m.mu.Unlock()
+	m.end(e.message)
+}
+
+// end notes the end of an entry; the last one of a message completes it.
+func (m *manager) end(msg *message) {
+	m.mu.Lock()
+	msg.left--
+	done := msg.left == 0
 	m.mu.Unlock()
 	if done {
-		m.complete(e.message)
+		m.complete(msg)
+	}
+}
+
+// plan notes when recipients are tried again. msg.file is held.
+func (m *manager) plan(msg *message, results []queue.IndexedResult) {
+	next := m.now().Add(m.delay(msg))
+	for k := range results {
+		if results[k].Status.Class() == dsn.Transient {
+			if msg.next == nil {
+				msg.next = make(map[uint32]time.Time)
+			}
+			msg.next[results[k].Index] = next
+		}
 	}
 }
 

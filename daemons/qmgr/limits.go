@@ -44,6 +44,9 @@ func feedback(s string) schedule.Feedback {
 // its extension, so that a list that gives each recipient a sender of his own
 // (VERP) is still one sender.
 func senderKey(sender addr.Mailbox, delimiters string) string {
+	if sender.IsNull() {
+		return "<>"
+	}
 	base, _ := sender.SplitExtension(delimiters)
 	return base.Fold().String()
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"sync"
@@ -61,6 +62,7 @@ type feeder uint8
 const (
 	freshFeeder feeder = 1 << iota
 	deferredFeeder
+	leftFeeder
 )
 
 // manager holds everything that is active. Messages live in its memory from
@@ -74,13 +76,17 @@ type manager struct {
 	agent   func(name string) deliverer
 	hold    func() (release func())
 	now     func() time.Time
+	random  func() float64 // from 0 to 1
 	started time.Time
 	said    said
+
+	limitOutside int // see mostOutside; 0 but for tests
 
 	ctx    context.Context // ends what is under way when the daemon has to go
 	cancel context.CancelFunc
 	kick   chan struct{} // the feeders look again
 	kick2  chan struct{}
+	kick3  chan struct{}
 	slots  chan struct{} // loaders
 	wg     sync.WaitGroup
 
@@ -89,7 +95,14 @@ type manager struct {
 	stopping   bool
 	sched      *schedule.Scheduler[*entry]
 	transports transports
-	alarm      time.Time // when dispatch is called though nothing happens; zero: not
+	loads      map[party]int // recipients in memory
+	crowds     map[party]*crowd
+	crowdTurn  []*crowd   // all of them
+	outside    int        // of known, how many wait outside of memory
+	coming     []*message // back from there
+	comers     int        // goroutines that read them
+	warned     time.Time  // of a crowd
+	alarm      time.Time  // when dispatch is called though nothing happens; zero: not
 	agents     map[string]deliverer
 	known      map[queueid.ID]*message
 	deferred   int                  // of known, how many came from deferred/
@@ -107,9 +120,10 @@ type manager struct {
 
 func newManager(cfg func() *config.Config, log *maillog.Logger, sp *spool) *manager {
 	m := &manager{
-		config: cfg, log: log, spool: sp, now: time.Now, hold: func() func() { return func() {} },
-		kick: make(chan struct{}, 1), kick2: make(chan struct{}, 1), slots: make(chan struct{}, loaders),
+		config: cfg, log: log, spool: sp, now: time.Now, random: rand.Float64, hold: func() func() { return func() {} },
+		kick: make(chan struct{}, 1), kick2: make(chan struct{}, 1), kick3: make(chan struct{}, 1), slots: make(chan struct{}, loaders),
 		agents: make(map[string]deliverer), known: make(map[queueid.ID]*message),
+		loads: make(map[party]int), crowds: make(map[party]*crowd),
 		buckets: make(map[string]time.Time), refilled: make(map[string]bool), scan: true,
 	}
 	sp.odd = func(p place, name string) {
@@ -128,7 +142,8 @@ func newManager(cfg func() *config.Config, log *maillog.Logger, sp *spool) *mana
 func (m *manager) start() {
 	m.started = m.now()
 	m.release = m.hold() // until the queue has been looked at
-	m.feeding = freshFeeder | deferredFeeder
+	m.feeding = freshFeeder | deferredFeeder | leftFeeder
+	m.wg.Go(m.feedLeft)
 	m.wg.Go(m.feedFresh)
 	m.wg.Go(m.feedDeferred)
 }
@@ -144,6 +159,7 @@ func (m *manager) stop() {
 	m.mu.Unlock()
 	wake(m.kick)
 	wake(m.kick2)
+	wake(m.kick3)
 	defer time.AfterFunc(stopTimeout, m.cancel).Stop()
 	m.wg.Wait()
 	// What the disk did not take it may take now: else it would be done again.
@@ -212,10 +228,32 @@ func (m *manager) settle() {
 	}
 }
 
-// feedFresh takes up what is new: first what a crash has left in active/, then
-// what cleanup tells of and what scans of incoming/ find.
+// feedLeft takes up what a crash has left in active/. That may be much, so what is
+// new does not wait for it.
+func (m *manager) feedLeft() {
+	for {
+		done := m.each(place{queue: queue.Active})
+		m.mu.Lock()
+		if done = done || m.stopping; done {
+			m.feeding &^= leftFeeder
+			m.settle()
+		}
+		m.mu.Unlock()
+		if done {
+			return
+		}
+		again := time.NewTimer(retryPause)
+		select {
+		case <-m.kick3:
+		case <-again.C:
+		}
+		again.Stop()
+	}
+}
+
+// feedFresh takes up what is new: what cleanup tells of, and what scans of
+// incoming/ find.
 func (m *manager) feedFresh() {
-	left := true // in active/, perhaps
 	next := time.NewTimer(scanInterval)
 	defer next.Stop()
 	for {
@@ -234,13 +272,10 @@ func (m *manager) feedFresh() {
 			m.later, m.laterDue = nil, false
 		}
 		m.mu.Unlock()
-		if left && scan {
-			left = !m.each(place{queue: queue.Active})
-		}
 		for _, l := range list {
 			m.admit(l.place, l.id)
 		}
-		if scan && !m.each(place{queue: queue.Incoming}) || left {
+		if scan && !m.each(place{queue: queue.Incoming}) {
 			m.scanAgain()
 		}
 		m.mu.Lock()
@@ -336,7 +371,7 @@ func (m *manager) each(p place) bool {
 func (m *manager) admit(p place, id queueid.ID) bool {
 	limits := &m.config().Queue
 	m.mu.Lock()
-	for !m.stopping && (len(m.known) >= limits.ActiveMessages || m.recipients >= limits.ActiveRecipients ||
+	for !m.stopping && (len(m.known)-m.outside >= limits.ActiveMessages || m.recipients >= limits.ActiveRecipients ||
 		p.queue == queue.Deferred && m.deferred >= max(1, limits.ActiveMessages/4*3)) {
 		m.room.Wait()
 	}
@@ -380,9 +415,11 @@ func (m *manager) notLoaded(msg *message) {
 func (m *manager) forget(msg *message) {
 	delete(m.known, msg.id)
 	m.recipients -= msg.counted
+	m.burden(msg.sender, -msg.counted)
 	if msg.from.queue == queue.Deferred {
 		m.deferred--
 	}
 	m.settle()
+	m.letIn()
 	m.room.Broadcast()
 }

@@ -1,11 +1,9 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"io/fs"
 	"os"
-	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -31,14 +29,25 @@ type message struct {
 
 	file      sync.Mutex // one outcome at a time
 	q         *queue.Message
-	unwritten []queue.Outcome // what the disk did not take; guarded by file
+	unwritten []queue.Outcome      // what the disk did not take; guarded by file
+	next      map[uint32]time.Time // when recipients that have failed are tried again; guarded by file
+	luck      float64              // from 0 to 1: of how long it waits for its next attempt
+	before    bool                 // it has been in memory before
+	asked     bool                 // the administrator has asked for this attempt
 
 	// Guarded by manager.mu.
 	turn    *schedule.Message[*entry]
-	counted int  // recipients
-	again   bool // somebody has told of it since it was taken up
-	left    int  // entries that have not ended
+	counted int      // recipients
+	unread  []uint32 // recipients that have no entry yet
+	reading bool     // some of those get one
+	open    int      // recipients of entries that have not ended
+	left    int      // entries that have not ended, and one while there are unread recipients
+	again   bool     // somebody has told of it since it was taken up
 	want    wish
+	sender  party // in manager.loads with counted recipients
+	crowded party // who has more than its share, and more of it here
+	outside party // for whom it waits outside of memory, or has waited
+	coming  bool  // it has come back from there, or is about to
 }
 
 // wish is what the administrator wants done with a message that is active, as
@@ -56,6 +65,7 @@ const (
 type entry struct {
 	*message
 	destination schedule.Destination
+	counted     bool           // in manager.loads
 	rcpts       []uint32       // by index
 	addresses   []addr.Mailbox // final address of each
 }
@@ -78,15 +88,26 @@ func (m *manager) load(msg *message) {
 		m.renew(msg)
 	}
 	e := msg.q.Envelope
-	key := senderKey(e.Sender, m.config().RecipientDelimiter)
+	sender := senderKey(e.Sender, m.config().RecipientDelimiter)
+	if !msg.before {
+		m.log.Info(msg.fields(), "%s: from=<%s>, size=%d, nrcpt=%d (queue active)", msg.id, e.Sender, msg.q.Length, len(e.Recipients))
+		msg.active, msg.luck = m.now(), m.random()
+	}
 	m.mu.Lock()
-	msg.turn = m.sched.NewMessage(m.now(), key)
+	msg.sender = party{sender: sender}
+	crowded := msg.outside == party{} && msg.want == wantDelivery && m.isCrowded(msg.sender)
+	if crowded {
+		msg.crowded = msg.sender
+	}
+	msg.turn = m.sched.NewMessage(m.now(), sender)
 	msg.counted = len(e.Recipients)
 	m.recipients += msg.counted
+	m.burden(msg.sender, msg.counted)
 	m.mu.Unlock()
-	fields := msg.fields()
-	m.log.Info(fields, "%s: from=<%s>, size=%d, nrcpt=%d (queue active)", msg.id, e.Sender, msg.q.Length, len(e.Recipients))
-	msg.active = m.now()
+	if crowded {
+		m.complete(msg)
+		return
+	}
 	m.route(msg)
 }
 
@@ -102,7 +123,7 @@ func (m *manager) read(msg *message) bool {
 		defer f.Close() // opened for reading
 		msg.q, err = queue.Read(f)
 	}
-	if err == nil && msg.id.Time().Before(m.started) {
+	if err == nil && !msg.before && msg.id.Time().Before(m.started) {
 		err = msg.q.CheckContent(f) // the power may have gone since
 	}
 	switch {
@@ -215,89 +236,6 @@ func (m *manager) renew(msg *message) {
 	defer msg.file.Unlock()
 	if err := m.append(msg, queue.Outcome{Renewal: list}); err != nil {
 		m.log.Error(msg.fields(), "%s: %v", msg.id, err)
-	}
-}
-
-// transportName is what a transport may be called: it names a socket.
-var transportName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
-
-// route asks where the recipients are, and makes entries.
-func (m *manager) route(msg *message) {
-	pending := msg.pending()
-	var entries []*entry
-	open := make(map[schedule.Destination]*entry) // the last of each destination
-	var failed []queue.IndexedResult
-	for len(pending) > 0 {
-		piece := pending[:min(len(pending), rewrite.MaxAddresses)]
-		pending = pending[len(piece):]
-		answers, err := m.ask(msg, rewrite.Resolve, piece)
-		for k, i := range piece {
-			switch {
-			case err != nil:
-				failed = append(failed, queue.IndexedResult{Index: i, Result: result(dsn.Errorf("4.3.0", "address resolver failure"))})
-				continue
-			case answers[k].Err != nil:
-				failed = append(failed, queue.IndexedResult{Index: i, Result: result(answers[k].Err)})
-				continue
-			case len(answers[k].Addresses) != 1 || !transportName.MatchString(answers[k].Transport):
-				failed = append(failed, queue.IndexedResult{Index: i, Result: result(dsn.Errorf("4.3.5", "malformed answer of the address resolver"))})
-				continue
-			}
-			d := schedule.Destination{Transport: answers[k].Transport, Nexthop: answers[k].Nexthop}
-			e := open[d]
-			if e == nil || len(e.rcpts) >= m.config().Transport(d.Transport).Recipients {
-				e = &entry{message: msg, destination: d}
-				open[d] = e
-				entries = append(entries, e)
-			}
-			e.rcpts = append(e.rcpts, i)
-			e.addresses = append(e.addresses, answers[k].Addresses[0])
-		}
-	}
-	// One more, so that the message is not complete before all are in.
-	first := &entry{message: msg}
-	for i := range failed {
-		first.rcpts = append(first.rcpts, failed[i].Index)
-		first.addresses = append(first.addresses, msg.q.Envelope.Recipients[failed[i].Index].Address)
-	}
-	m.mu.Lock()
-	msg.left = len(entries) + 1
-	m.mu.Unlock()
-	for k, e := range entries {
-		m.submit(e, len(entries)-k-1)
-	}
-	m.record(first, failed, true)
-	m.dispatch()
-}
-
-func (m *manager) ask(msg *message, op rewrite.Op, piece []uint32) ([]rewrite.Answer, error) {
-	ctx, cancel := context.WithTimeout(m.ctx, rewriteTimeout)
-	defer cancel()
-	req := rewrite.Request{Op: op, Sender: msg.q.Envelope.Sender}
-	for _, i := range piece {
-		req.Addresses = append(req.Addresses, msg.q.Envelope.Recipients[i].Address)
-	}
-	answers, err := m.rewrite.Ask(ctx, req)
-	if err != nil {
-		m.log.Warn(msg.fields(), "%s: %v", msg.id, err)
-	}
-	return answers, err
-}
-
-// submit has an entry wait for its turn; behind it come as many others of its
-// message as more says.
-func (m *manager) submit(e *entry, more int) {
-	switch e.destination.Transport {
-	case "error", "retry", "discard":
-		m.record(e, e.all(ownResult(e.destination)), true)
-		return
-	}
-	m.mu.Lock()
-	e.turn.Unread(more)
-	reason := m.sched.Add(m.now(), e.turn, e.destination, e)
-	m.mu.Unlock()
-	if reason != nil {
-		m.record(e, e.all(suspended(reason)), true)
 	}
 }
 

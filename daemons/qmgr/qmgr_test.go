@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -45,6 +46,8 @@ type world struct {
 	rewriteUp bool
 	slow      time.Duration                              // of rewrite
 	answer    func(r envelope.Recipient) delivery.Result // of the agent
+	sender    string                                     // of what is put; "": sender@example.org
+	pause     func(*delivery.Request)                    // before it answers; may be nil
 	hop       *dsn.Error
 	hang      bool // agents deliver until they are told to end
 	agentErr  error
@@ -90,6 +93,7 @@ func (w *world) boot(cfg *config.Config) {
 	}
 	w.m = newManager(func() *config.Config { return cfg }, w.log, sp)
 	w.m.rewrite, w.m.bounce = w, w
+	w.m.random = func() float64 { return 0 }
 	w.m.agent = func(name string) deliverer { return agentDouble{w, name} }
 	w.m.hold = func() func() {
 		w.mu.Lock()
@@ -148,6 +152,9 @@ func (a agentDouble) Deliver(ctx context.Context, r *delivery.Request, _ *os.Fil
 	if hang {
 		<-ctx.Done()
 	}
+	if a.pause != nil {
+		a.pause(r)
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.agentErr != nil {
@@ -185,7 +192,7 @@ func (w *world) Notify(_ context.Context, r *bounce.Request, _ *os.File) (string
 func (w *world) put(dir string, n uint32, to ...string) queueid.ID {
 	w.t.Helper()
 	id := queueid.New(time.Now(), n)
-	e := &envelope.Envelope{Arrival: w.m.now(), Sender: mbox(w.t, "sender@example.org")}
+	e := &envelope.Envelope{Arrival: w.m.now(), Sender: mbox(w.t, cmp.Or(w.sender, "sender@example.org"))}
 	for _, a := range to {
 		r := envelope.Recipient{Address: mbox(w.t, strings.TrimLeft(a, "!-"))}
 		switch a[0] {
@@ -219,6 +226,25 @@ func (w *world) where() string {
 		}
 	}
 	return strings.Join(out, " ")
+}
+
+// read reads the one message that is deferred.
+func (w *world) read() *queue.Message {
+	w.t.Helper()
+	list, _ := filepath.Glob(filepath.Join(w.base, queue.Deferred, "*", "*"))
+	if len(list) != 1 {
+		w.t.Fatalf("%d messages are deferred", len(list))
+	}
+	f, err := os.Open(list[0])
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer f.Close()
+	q, err := queue.Read(f)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return q
 }
 
 // run has the queue looked after for a while of the test's own time.
@@ -489,7 +515,7 @@ func TestWindowOfMemory(t *testing.T) {
 		most := 0
 		w.answer = func(envelope.Recipient) delivery.Result {
 			w.m.mu.Lock()
-			most = max(most, len(w.m.known))
+			most = max(most, len(w.m.known)-w.m.outside)
 			w.m.mu.Unlock()
 			return delivery.Result{Status: dsn.MustParse("2.0.0")}
 		}

@@ -146,10 +146,19 @@ func (s *spool) deferred() (buckets []string, strays []queueid.ID, err error) {
 // that makeDue gives to whole buckets count on from it.
 const dueBucket = "0000000000"
 
+// maxAsked is the number of names that makeDue may give.
+const maxAsked = 1_000_000
+
+// isAsked reports whether a bucket is one of those.
+func isAsked(bucket string) bool {
+	t, err := queue.BucketDue(bucket)
+	return err == nil && t.Unix() < maxAsked
+}
+
 // makeDue gives a bucket a name that is free and long past, and returns it.
 func (s *spool) makeDue(name string) (to string, err error) {
 	dir := filepath.Join(s.base, queue.Deferred)
-	for n := 1; n < 1_000_000; n++ {
+	for n := 1; n < maxAsked; n++ {
 		to = fmt.Sprintf("%0*d", len(dueBucket), n)
 		if err = s.struck("rename", queueid.ID{}); err == nil {
 			err = os.Rename(filepath.Join(dir, name), filepath.Join(dir, to))

@@ -246,6 +246,15 @@ type Queue struct {
 	// How many recipients are looked after at once.
 	ActiveRecipients int `yaml:"active_recipients" default:"20000" min:"1" max:"1000000"`
 
+	// Which percentage of those the mail for one destination may take; the mail of one
+	// sender may take half of what is above that, too. Several take less each. What there
+	// is beyond it waits outside, so that it does not hold up others.
+	ActiveShare int `yaml:"active_share" default:"50" min:"1" max:"100"`
+
+	// Transports whose mail waits (status 4.3.2) until the administrator has it retried,
+	// or it is its time to be tried and its transport is not listed any more.
+	DeferTransports []string `yaml:"defer_transports" kind:"transport"`
+
 	// How messages are made durable: fsync syncs each file, syncfs syncs the
 	// file system once for many messages, auto does what fits the load. syncfs
 	// is no good where others write much to the same file system.
@@ -253,6 +262,8 @@ type Queue struct {
 }
 
 // Retry bounds the time between two attempts, which grows with a message's age.
+// Up to a quarter is added or taken off at random, so that what failed at once does
+// not come back at once.
 type Retry struct {
 	// The shortest time.
 	Min Duration `yaml:"min" default:"5m" min:"1s" max:"24h"`

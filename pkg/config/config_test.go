@@ -153,6 +153,7 @@ func TestErrors(t *testing.T) {
 		"transports: {smtp: {positive_feedback: 1.5}}":            "is neither a number from 0 to 1 nor",
 		"transports: {smtp: {negative_feedback: NaN}}":            "is neither a number from 0 to 1 nor",
 		"transports: {smtp: {negative_feedback: 1/x}}":            "is neither a number from 0 to 1 nor",
+		"queue: {defer_transports: ['smtp:']}":                    "is not a transport such as smtp",
 		"trusted: [all]":                                          "is not a network",
 		"trusted: [10.0.0.1/8]":                                   "is not a network",
 		"trusted: 10.0.0.0/8":                                     "a list is expected",

@@ -383,6 +383,10 @@ func checkKind(kind, text string) error {
 		if !pipeName().MatchString(text) {
 			return fmt.Errorf("%q is not a name of at most 27 small letters, digits and hyphens", text)
 		}
+	case "transport":
+		if strings.Trim(text, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" || text == "" {
+			return fmt.Errorf("%q is not a transport such as smtp", text)
+		}
 	case "feedback":
 		_, _, err := ParseFeedback(text)
 		return err

@@ -138,6 +138,7 @@ func kinds(t testing.TB) map[string]Outcome {
 		"reported": {Reported: []uint32{0, 2}},
 		"schedule": {Schedule: &Schedule{Next: wiretest.Time, Warned: true}},
 		"requeue":  {Requeue: wiretest.Time},
+		"retries":  {Retries: []Retry{{0, wiretest.Time}, {2, wiretest.Time}}},
 		"renewal":  {Renewal: wiretest.Recipients(t)},
 	}
 }
@@ -150,9 +151,10 @@ func TestOutcomeFormat(t *testing.T) {
 		all = append(all, o)
 	}
 	wiretest.Complete(t, all...)
-	outcomes.RefusesOctets(t, "another kind", []byte{kindRenewal + 1})
+	outcomes.RefusesOctets(t, "another kind", []byte{kindRetries + 1})
 	outcomes.RefusesOctets(t, "kind 0", []byte{0})
 	outcomes.Refuses(t, "a fourth recipient", Outcome{Reported: []uint32{3}})
+	outcomes.Refuses(t, "a fourth recipient's time", Outcome{Retries: []Retry{{Index: 3}}})
 	outcomes.Refuses(t, "a fourth recipient's result", Outcome{Results: []IndexedResult{{Index: 3}}})
 	outcomes.Refuses(t, "more results than recipients", Outcome{Results: make([]IndexedResult, 4)})
 	outcomes.Limit(t, "octets of text", wire.MaxText, func(n int) Outcome {

@@ -20,6 +20,7 @@ type RecipientState struct {
 	Tried    bool
 	Last     delivery.Result // of the last attempt
 	Reported bool            // the notification that Last asks for is in the queue, or is not wanted
+	Next     time.Time       // of its next attempt, where that is later than the message's; zero: not
 }
 
 // Pending reports whether the message is still to be delivered to it.
@@ -38,11 +39,18 @@ type Outcome struct {
 	Results  []IndexedResult // of one delivery attempt
 	Reported []uint32        // recipients, by index
 	Schedule *Schedule
+	Retries  []Retry   // of recipients that are to wait for longer than the message
 	Requeue  time.Time // when the administrator asked for the message to be treated as new
 	// Renewal are the recipients that take the place of those that are pending;
 	// it is what becomes of a message that is to be treated as new, whose age
 	// counts from Requeue on.
 	Renewal []envelope.Recipient
+}
+
+// Retry is when a recipient is tried again, by its index in the envelope.
+type Retry struct {
+	Index uint32
+	Next  time.Time
 }
 
 // IndexedResult is the result for one recipient, by its index in the envelope.
@@ -65,6 +73,7 @@ const (
 	kindSchedule
 	kindRequeue
 	kindRenewal
+	kindRetries
 )
 
 func (o Outcome) encode() []byte {
@@ -90,6 +99,13 @@ func (o Outcome) encode() []byte {
 	case !o.Requeue.IsZero():
 		e.Uint8(kindRequeue)
 		e.Time(o.Requeue)
+	case o.Retries != nil:
+		e.Uint8(kindRetries)
+		e.Uint32(uint32(len(o.Retries)))
+		for _, r := range o.Retries {
+			e.Uint32(r.Index)
+			e.Time(r.Next)
+		}
 	case o.Renewal != nil:
 		e.Uint8(kindRenewal)
 		envelope.EncodeRecipients(e, o.Renewal)
@@ -120,6 +136,11 @@ func (m *Message) decodeOutcome(b []byte) (Outcome, error) {
 	case kindRequeue:
 		if o.Requeue = d.Time(); o.Requeue.IsZero() {
 			d.Fail(errors.New("requeued at no time"))
+		}
+	case kindRetries:
+		o.Retries = []Retry{}
+		for range d.Count(recipients) {
+			o.Retries = append(o.Retries, Retry{index(d, recipients), d.Time()})
 		}
 	case kindRenewal:
 		o.Renewal = envelope.DecodeRecipients(d, envelope.MaxRecipients-m.done())
@@ -152,6 +173,9 @@ func (m *Message) Apply(o Outcome) {
 	}
 	for _, i := range o.Reported {
 		m.Recipients[i].Reported = true
+	}
+	for _, r := range o.Retries {
+		m.Recipients[r.Index].Next = r.Next
 	}
 	switch {
 	case o.Schedule != nil:
