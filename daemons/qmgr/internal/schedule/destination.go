@@ -37,6 +37,7 @@ type peer[E any] struct {
 	job            *job[E]
 	queue          *queue[E]
 	todo           []E
+	one            [1]E // most have no more
 	state          state
 	place          int  // in job.peers
 	readyPlace     int  // in queue.ready

@@ -15,6 +15,8 @@ type job[E any] struct {
 	earned int     // delivery slots, times their cost
 	used   int     // deliveries since it passed another job, less those that were paid for
 	passed *job[E] // who paid
+
+	onePeer, oneTurn [1]*peer[E] // most jobs need no more
 }
 
 func (j *job[E]) age() uint64 { return j.message.number }
@@ -32,6 +34,7 @@ func (m *Message[E]) job(t *transport[E]) *job[E] {
 	}
 	if j == nil {
 		j = &job[E]{message: m}
+		j.peers, j.turn = j.onePeer[:0], j.oneTurn[:0]
 		m.jobs = append(m.jobs, j)
 	}
 	if j.waiting == 0 && !j.listed { // its flow may have been forgotten
@@ -57,6 +60,7 @@ func (j *job[E]) peer(q *queue[E]) *peer[E] {
 		return p
 	}
 	p = &peer[E]{job: j, queue: q, place: len(j.peers)}
+	p.todo = p.one[:0]
 	j.peers = append(j.peers, p)
 	if j.index != nil {
 		j.index[q] = p

@@ -90,12 +90,15 @@ type Message[E any] struct {
 	queued time.Time
 	unread int
 	jobs   []*job[E]
+	one    [1]*job[E] // most have no more
 }
 
 // NewMessage returns a message that has no deliveries yet, behind all others.
 func (s *Scheduler[E]) NewMessage(now time.Time, sender string) *Message[E] {
 	s.messages++
-	return &Message[E]{sender: sender, number: s.messages, queued: now}
+	m := &Message[E]{sender: sender, number: s.messages, queued: now}
+	m.jobs = m.one[:0]
+	return m
 }
 
 // Unread says how many deliveries of m, at most, are still to be added.
