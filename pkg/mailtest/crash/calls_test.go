@@ -111,14 +111,14 @@ func look(n *notification) *call {
 		c.create = n.number == unix.SYS_OPENAT && n.args[2]&(unix.O_CREAT|unix.O_WRONLY|unix.O_RDWR) != 0
 	}
 	switch {
+	case c.path == logFile:
+		c.class = log
 	case strings.HasPrefix(c.path, spoolDir) || strings.HasPrefix(c.path, storeDir):
 		c.class = file
 	case strings.HasPrefix(c.path, "socket:") || strings.HasPrefix(c.path, "/run/"):
 		c.class = socket
 	case strings.HasPrefix(c.path, "/etc/"):
 		c.class = config
-	case strings.HasSuffix(c.path, logFile):
-		c.class = log
 	}
 	return c
 }
