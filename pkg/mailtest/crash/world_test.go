@@ -324,7 +324,14 @@ func (w *world) files() (list []string) {
 }
 
 // isEmpty reports whether there is nothing in the queue, as often as it looks.
-func (w *world) isEmpty() bool { return len(w.files()) == 0 && len(w.files()) == 0 }
+func (w *world) isEmpty() bool {
+	for range 2 {
+		if len(w.files()) > 0 {
+			return false
+		}
+	}
+	return true
+}
 
 // glob lists the paths that fit patterns, which are not malformed.
 func glob(patterns ...string) (list []string) {
