@@ -43,8 +43,9 @@ var (
 // Append appends a message; from is the sender in the line that begins it. head
 // and content are as for [Maildir.Deliver]. When it returns nil, the message is
 // in the file for good; when it does not, the file is as it was, unless the error
-// says that even that has failed. Errors are *dsn.Error.
-func (b *Mbox) Append(from string, at time.Time, head string, content io.Reader) error {
+// says that even that has failed. What a process that was killed has left of this
+// message at the end of the file is removed before. Errors are *dsn.Error.
+func (b *Mbox) Append(from string, at time.Time, head string, content io.ReadSeeker) error {
 	err := b.append(from, at, head, content)
 	if err == nil {
 		return nil
@@ -68,7 +69,7 @@ func (b *Mbox) Make() error {
 	return f.Close()
 }
 
-func (b *Mbox) append(from string, at time.Time, head string, content io.Reader) error {
+func (b *Mbox) append(from string, at time.Time, head string, content io.ReadSeeker) error {
 	f, unlock, err := b.lock()
 	if err != nil {
 		return err
@@ -81,8 +82,12 @@ func (b *Mbox) append(from string, at time.Time, head string, content io.Reader)
 	if err != nil {
 		return err
 	}
-	size := info.Size()
-	err = b.write(f, size, message{FromLine(from, at), head, content})
+	m := message{FromLine(from, at), head, content}
+	size, err := m.dropRemnant(f, info.Size())
+	if err != nil {
+		return err
+	}
+	err = b.write(f, size, m)
 	if err == nil {
 		err = b.Sync.Commit(f, b.Dir)
 	}
@@ -108,7 +113,27 @@ func FromLine(from string, at time.Time) string {
 // message is what is appended: the line that begins it, and what follows.
 type message struct {
 	first, head string
-	content     io.Reader
+	content     io.ReadSeeker
+}
+
+// render writes m as it is in a mailbox file.
+func (m message) render(w io.Writer, before string) error {
+	out := writers.Get().(*bufio.Writer)
+	out.Reset(w)
+	defer func() {
+		out.Reset(nil)
+		writers.Put(out)
+	}()
+	if _, err := m.content.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	_, _ = out.WriteString(before + m.first) // an error sticks
+	lines := NewLines(out, Form{EOL: "\n", From: true})
+	if err := WriteLF(lines, m.head, m.content); err != nil {
+		return err
+	}
+	lines.End(true)
+	return out.Flush()
 }
 
 // write appends m to f, which has size octets.
@@ -121,19 +146,7 @@ func (b *Mbox) write(f *os.File, size int64, m message) error {
 	if b.Limit > 0 {
 		left = max(b.Limit-size, 0)
 	}
-	out := writers.Get().(*bufio.Writer)
-	out.Reset(&limited{f, left, b})
-	defer func() {
-		out.Reset(nil)
-		writers.Put(out)
-	}()
-	_, _ = out.WriteString(before + m.first) // an error sticks
-	lines := NewLines(out, Form{EOL: "\n", From: true})
-	if err := WriteLF(lines, m.head, m.content); err != nil {
-		return err
-	}
-	lines.End(true)
-	return out.Flush()
+	return m.render(&limited{f, left, b}, before)
 }
 
 var writers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, fillPiece) }}

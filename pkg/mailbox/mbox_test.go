@@ -48,6 +48,12 @@ func content(t testing.TB, dir string) string {
 	return string(b)
 }
 
+// seeking is a content that is read in some other way.
+type seeking struct {
+	io.Reader
+	io.Seeker
+}
+
 func status(err error) string {
 	var e *dsn.Error
 	if !errors.As(err, &e) {
@@ -64,7 +70,8 @@ func TestAppend(t *testing.T) {
 		{"", "", "no line end"},
 		{"", "", "From"},
 	} {
-		if err := b.Append(m.from, date, m.head, iotest.OneByteReader(strings.NewReader(m.body))); err != nil {
+		body := strings.NewReader(m.body)
+		if err := b.Append(m.from, date, m.head, seeking{iotest.OneByteReader(body), body}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -101,7 +108,7 @@ func TestAppendFails(t *testing.T) {
 	const old = "From a\nold\n\n"
 	long := strings.Repeat("0123456789abcdef", 8<<10)
 	for what, tt := range map[string]struct {
-		content io.Reader
+		content io.ReadSeeker
 		sync    error
 		limit   int64
 		status  string
@@ -110,7 +117,7 @@ func TestAppendFails(t *testing.T) {
 		"stale":        {strings.NewReader("x\r\n"), syscall.ESTALE, 0, "4.2.0"},
 		"full disk":    {strings.NewReader(long), syscall.ENOSPC, 0, "4.3.1"},
 		"quota":        {strings.NewReader(long), syscall.EDQUOT, 0, "5.2.2"},
-		"no message":   {io.MultiReader(strings.NewReader(long), iotest.ErrReader(errors.New("broken"))), nil, 0, "4.2.0"},
+		"no message":   {seeking{io.MultiReader(strings.NewReader(long), iotest.ErrReader(errors.New("broken"))), strings.NewReader("")}, nil, 0, "4.2.0"},
 		"limit":        {strings.NewReader(long), nil, 100_000, "5.2.2"},
 		"over already": {strings.NewReader("x\r\n"), nil, 3, "5.2.2"},
 	} {
@@ -328,8 +335,8 @@ func TestManyAtOnce(t *testing.T) {
 func FuzzQuoter(f *testing.F) {
 	f.Add([]byte("From \nFrom\n\nFrom x\nFFrom y"))
 	f.Fuzz(func(t *testing.T, message []byte) {
-		dir := t.TempDir()
-		if err := mbox(t, dir, &syncer{}).Append("", date, "", iotest.HalfReader(bytes.NewReader(message))); err != nil {
+		dir, r := t.TempDir(), bytes.NewReader(message)
+		if err := mbox(t, dir, &syncer{}).Append("", date, "", seeking{iotest.HalfReader(r), r}); err != nil {
 			t.Fatal(err)
 		}
 		_, got, _ := strings.Cut(content(t, dir), "\n")

@@ -14,7 +14,7 @@ import (
 )
 
 // spool appends to the user's mailbox in the spool of mailboxes.
-func (u *User) spool(r *deliver.Request, content io.Reader) (string, error) {
+func (u *User) spool(r *deliver.Request, content io.ReadSeeker) (string, error) {
 	b, err := u.inSpool(r)
 	if err != nil {
 		return "", err
@@ -53,7 +53,7 @@ func (u *User) inSpool(r *deliver.Request) (*mailbox.Mbox, error) {
 const devNull = "/dev/null"
 
 // mailbox appends to a file of the user, or delivers to a Maildir.
-func (u *User) mailbox(r *deliver.Request, content io.Reader) (string, error) {
+func (u *User) mailbox(r *deliver.Request, content io.ReadSeeker) (string, error) {
 	path, isDir := r.Path, strings.HasSuffix(r.Path, "/")
 	if path == devNull {
 		return "delivered to file: " + devNull, nil
@@ -76,7 +76,7 @@ func (u *User) mailbox(r *deliver.Request, content io.Reader) (string, error) {
 
 // maildir delivers to the Maildir at path, which is made where it is missing.
 // Links above it are followed: they can lead to what the user has only.
-func (u *User) maildir(path string, r *deliver.Request, content io.Reader) error {
+func (u *User) maildir(path string, r *deliver.Request, content io.ReadSeeker) error {
 	host, err := os.Hostname()
 	if err != nil {
 		return err
@@ -96,7 +96,7 @@ func (u *User) maildir(path string, r *deliver.Request, content io.Reader) error
 }
 
 // file appends to the mailbox file at path.
-func (u *User) file(path string, r *deliver.Request, content io.Reader) error {
+func (u *User) file(path string, r *deliver.Request, content io.ReadSeeker) error {
 	if path == "/" {
 		return dsn.Errorf("4.3.5", "/ is no mailbox")
 	}
