@@ -86,7 +86,11 @@ func (m *manager) write(msg *message) error {
 // Where the disk does not let it, it tries again later; until then the message
 // stays in memory.
 func (m *manager) complete(msg *message) {
-	if m.conclude(msg) {
+	done := m.conclude(msg)
+	m.mu.Lock()
+	msg.stuck = !done
+	m.mu.Unlock()
+	if done {
 		return
 	}
 	time.AfterFunc(retryPause, func() {

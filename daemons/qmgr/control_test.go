@@ -331,33 +331,40 @@ func TestDiskFull(t *testing.T) {
 	})
 }
 
-// TestLastWrite: what the disk does not take for a moment is written at the end at
-// the latest, and nobody gets a message again because qmgr goes.
-func TestLastWrite(t *testing.T) {
-	in(t, "", func(w *world) {
-		w.answer = byLocal
-		w.put(queue.Incoming, 1, "a@x.example", "later@y.example")
-		failed := 0
-		w.m.spool.fault = func(call string, _ queueid.ID) error {
-			if call == "write" && failed < 3 { // and two tries to make up for it
-				failed++
-				return &fs.PathError{Op: call, Path: "x", Err: syscall.EIO}
-			}
-			return nil
-		}
-		w.m.start()
-		w.wait(time.Second)
-		w.expect(queue.Active)
-		w.m.stop()
-		w.expect(queue.Active)
-		w.boot(w.m.config())
-		w.answer = func(envelope.Recipient) delivery.Result { return success }
-		w.run(time.Second)
-		w.expect("")
-		if w.delivered["a@x.example"] != 1 || w.delivered["later@y.example"] != 1 {
-			t.Errorf("delivered %v", w.delivered)
-		}
-	})
+// TestLastTry: what the disk does not take for a moment it takes at the end at the
+// latest, and nobody gets a message again because qmgr goes.
+func TestLastTry(t *testing.T) {
+	for name, fails := range map[string]string{"write": "write", "unlink": "unlink", "rename": "mkdir"} {
+		t.Run(name, func(t *testing.T) {
+			in(t, "", func(w *world) {
+				w.answer = byLocal
+				w.put(queue.Incoming, 1, "a@x.example")
+				w.put(queue.Incoming, 2, "b@x.example", "later@y.example")
+				failed := 0
+				w.m.spool.fault = func(call string, _ queueid.ID) error {
+					if call == fails && failed < 3 { // a write is tried again at once, twice
+						failed++
+						return &fs.PathError{Op: call, Path: "x", Err: syscall.EIO}
+					}
+					return nil
+				}
+				w.m.start()
+				w.wait(time.Second)
+				failed = 3
+				w.m.stop()
+				w.expect(queue.Deferred)
+				w.boot(w.m.config())
+				w.answer = func(envelope.Recipient) delivery.Result { return success }
+				w.run(10 * time.Minute)
+				w.expect("")
+				for to, n := range w.delivered {
+					if n != 1 {
+						t.Errorf("%s: delivered %d times", to, n)
+					}
+				}
+			})
+		})
+	}
 }
 
 // TestLostFlush: where a flush fails what was to be flushed may never get to the

@@ -167,11 +167,24 @@ func (m *manager) stop() {
 	left := slices.Collect(maps.Values(m.known))
 	m.mu.Unlock()
 	for _, msg := range left {
-		msg.file.Lock()
-		if err := m.write(msg); err != nil {
-			m.log.Error(msg.fields(), "%s: %v", msg.id, err)
-		}
-		msg.file.Unlock()
+		m.lastTry(msg)
+	}
+}
+
+// lastTry has the disk take what it has not taken of a message, when nothing else
+// is done any more: the last step, or what is known of it so far.
+func (m *manager) lastTry(msg *message) {
+	m.mu.Lock()
+	stuck := msg.stuck
+	m.mu.Unlock()
+	if stuck {
+		m.conclude(msg)
+		return
+	}
+	msg.file.Lock()
+	defer msg.file.Unlock()
+	if err := m.write(msg); err != nil {
+		m.log.Error(msg.fields(), "%s: %v", msg.id, err)
 	}
 }
 

@@ -43,6 +43,7 @@ type message struct {
 	open    int      // recipients of entries that have not ended
 	left    int      // entries that have not ended, and one while there are unread recipients
 	again   bool     // somebody has told of it since it was taken up
+	stuck   bool     // nothing of it is in flight, and the disk did not let it go
 	want    wish
 	sender  party // in manager.loads with counted recipients
 	crowded party // who has more than its share, and more of it here

@@ -116,11 +116,7 @@ func (w *world) try(p point) (*result, error) {
 
 	crash := p.Fault == "kill" || p.Unit == remote || w.off
 	twice := r.Struck != "" && (crash || class != file)
-	sig := unix.SIGTERM
-	if crash {
-		sig = unix.SIGKILL
-	}
-	w.halt(sig)
+	w.halt(unix.SIGTERM) // one crash is enough
 	if w.off {
 		if err := errors.Join(w.unmount(), w.mount()); err != nil {
 			return nil, fmt.Errorf("after the power cut: %w", err)
