@@ -64,6 +64,7 @@ func setup(d *daemon.Daemon) error {
 		config: d.Config, rewrite: asker, log: d.Log, now: time.Now, arrived: notices.add,
 		spool: &diskSpool{dir: incoming, committer: durable.NewCommitter(d.Config().Queue.Sync)},
 	}
+	d.Flushes()
 	d.HandOff() // a message takes as long as its client does
 	return d.IPC("ipc", cleanup.Protocol, s.handle)
 }

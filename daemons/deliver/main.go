@@ -77,6 +77,7 @@ func setup(d *daemon.Daemon) error {
 	_, _ = time.Now().Zone()
 	s := newService(d.Log, newPool(start), durable.NewCommitter(d.Config().Queue.Sync))
 	d.OnEnd(s.pool.close)
+	d.Flushes()
 	d.HandOff() // users' commands are slow
 	return d.IPC("ipc", deliver.Protocol, s.handle)
 }

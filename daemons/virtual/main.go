@@ -42,6 +42,7 @@ import (
 func main() { daemon.Main("virtual", setup) }
 
 func setup(d *daemon.Daemon) error {
+	d.Flushes()
 	cfg := d.Config()
 	store, err := mailbox.Open(cfg.Virtual.Base, cfg.Hostname, durable.NewCommitter(cfg.Queue.Sync))
 	if err != nil {

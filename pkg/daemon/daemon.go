@@ -109,11 +109,26 @@ type Daemon struct {
 func Main(name string, setup func(*Daemon) error) {
 	// A message is the work of several daemons, side by side: none of them needs
 	// all processors, and each that Go may use is woken for every little thing.
-	if os.Getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS((runtime.GOMAXPROCS(0) + 1) / 2)
-	}
+	processors((runtime.GOMAXPROCS(0) + 1) / 2)
 	os.Exit(status(ConfigDir, name, setup))
 }
+
+// processors says how many Go may use, unless the environment does (GOMAXPROCS).
+func processors(n int) {
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(n)
+	}
+}
+
+// flushers is how many goroutines of a daemon may wait for the disk before others
+// have to wait for them.
+const flushers = 4
+
+// Flushes says that the daemon makes many files durable. While a goroutine waits
+// for that in the kernel, Go takes it for running at first, and with one processor
+// nobody else runs: so that few flushes are under way at once, and none of them
+// does for several files. To be called from setup.
+func (d *Daemon) Flushes() { processors(max(runtime.GOMAXPROCS(0), flushers)) }
 
 func status(dir, name string, setup func(*Daemon) error) int {
 	log := maillog.New(name)

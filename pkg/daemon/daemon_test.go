@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -622,5 +623,24 @@ func TestDescriptors(t *testing.T) {
 	late.hello()
 	if late.pid() != pid {
 		t.Error("another process")
+	}
+}
+
+// TestProcessors: a daemon that flushes has some, however few the machine has; the
+// environment has the last word.
+func TestProcessors(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	t.Setenv("GOMAXPROCS", "1")
+	new(Daemon).Flushes()
+	if n := runtime.GOMAXPROCS(0); n != 1 {
+		t.Errorf("%d processors, against the environment", n)
+	}
+	t.Setenv("GOMAXPROCS", "")
+	for now, want := range map[int]int{1: flushers, flushers + 3: flushers + 3} {
+		runtime.GOMAXPROCS(now)
+		new(Daemon).Flushes()
+		if n := runtime.GOMAXPROCS(0); n != want {
+			t.Errorf("%d of %d processors, not %d", n, now, want)
+		}
 	}
 }
