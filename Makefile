@@ -8,7 +8,7 @@ GODIRS := daemons packaging pkg units
 export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || stat -c %Y CHANGELOG.md)
 
 .DEFAULT_GOAL := help
-.PHONY: help build check test crash run stop bench docs deb rpm lint fuzz clean
+.PHONY: help build check test crash run stop bench simulate docs deb rpm lint fuzz clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16

@@ -173,7 +173,7 @@ func (s *system) load(m *mail) {
 	}
 	if from := m.party(); s.rules.share > 0 && m.outside == none && s.isCrowded(from) {
 		s.leaveMemory(m)
-		s.sendOut(m, from)
+		s.putAside(m, from)
 		return
 	}
 	turn := s.sched.NewMessage(s.time(), sender)
@@ -202,17 +202,22 @@ func (s *system) load(m *mail) {
 // fail has a recipient tried again.
 func (s *system) fail(m *mail, d int32) {
 	m.to = append(m.to, d)
-	wait := max(leastWait, min(s.now-m.arrival, mostWait))
-	if s.rules.chance {
-		change := wait / 4
-		if wait+change > mostWait {
-			change = -wait / 5
-		}
-		wait += time.Duration(s.rand.Float64() * float64(change))
-	}
-	if at := s.now + wait; m.next == 0 || at < m.next {
+	if at := s.now + s.wait(m); m.next == 0 || at < m.next {
 		m.next = at
 	}
+}
+
+// wait is the time to the next attempt.
+func (s *system) wait(m *mail) time.Duration {
+	wait := max(leastWait, min(s.now-m.arrival, mostWait))
+	if !s.rules.chance {
+		return wait
+	}
+	change := wait / 4
+	if wait+change > mostWait {
+		change = -wait / 5
+	}
+	return wait + time.Duration(s.rand.Float64()*float64(change))
 }
 
 // end notes that a delivery has ended; with the last one the message leaves.
@@ -225,7 +230,7 @@ func (s *system) end(m *mail) {
 	s.leaveMemory(m)
 	switch {
 	case m.crowded != none:
-		s.sendOut(m, m.crowded)
+		s.putAside(m, m.crowded)
 	case len(m.to) > 0:
 		m.outside = none
 		heap.Push(&s.deferred, m)
@@ -251,8 +256,18 @@ func (s *system) isCrowded(party int32) bool {
 	return s.loads[party] >= s.share(party) || len(s.outside[party]) > 0
 }
 
-func (s *system) sendOut(m *mail, party int32) {
+// putAside has a message wait outside, or where there are too many with the
+// deferred.
+func (s *system) putAside(m *mail, party int32) {
 	m.outside, m.crowded = party, none
+	if s.away >= 5*max(s.memory, 1000) {
+		m.outside = none
+		if m.next == 0 {
+			m.next = s.now + s.wait(m)
+		}
+		heap.Push(&s.deferred, m)
+		return
+	}
 	s.outside[party] = append(s.outside[party], m)
 	s.away++
 }

@@ -12,6 +12,7 @@ import (
 
 var (
 	wholeDay = flag.Bool("day", false, "play a whole day of ten million messages")
+	only     = flag.String("only", "", "rules to play the day by; all")
 	seed     = flag.Int64("seed", 1, "of the traffic")
 )
 
@@ -31,6 +32,9 @@ func TestDay(t *testing.T) {
 	}
 	var reports []*report
 	for _, r := range []rules{ours, postfix} {
+		if *only != "" && *only != r.name {
+			continue
+		}
 		begun := time.Now()
 		reports = append(reports, newSystem(&day, r, 20_000, limits(1000)).run())
 		var mem runtime.MemStats
