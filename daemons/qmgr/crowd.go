@@ -96,11 +96,16 @@ func (m *manager) sendOut(msg *message) bool {
 	if m.stopping {
 		return true // the next process takes it up
 	}
-	if msg.want != wantDelivery || m.outside >= m.mostOutside() {
-		return false
-	}
 	p := msg.crowded
 	c := m.crowds[p]
+	waiting := 0
+	if c != nil {
+		waiting = len(c.waiting)
+	}
+	// As in memory, a crowd may have as many as are free.
+	if msg.want != wantDelivery || waiting >= m.mostOutside()-m.outside {
+		return false
+	}
 	if c == nil {
 		c = &crowd{party: p}
 		m.crowds[p] = c

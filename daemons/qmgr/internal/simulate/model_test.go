@@ -260,7 +260,7 @@ func (s *system) isCrowded(party int32) bool {
 // deferred.
 func (s *system) putAside(m *mail, party int32) {
 	m.outside, m.crowded = party, none
-	if s.away >= 5*max(s.memory, 1000) {
+	if len(s.outside[party]) >= 5*max(s.memory, 1000)-s.away {
 		m.outside = none
 		if m.next == 0 {
 			m.next = s.now + s.wait(m)
