@@ -104,7 +104,9 @@ func TestForwardElse(t *testing.T) {
 func TestThreadFails(t *testing.T) {
 	a := someone(t, "alice")
 	for what, bad := range map[string]func(become.Identity, func(*become.Thread) error, func(error)){
-		"not the user": func(_ become.Identity, _ func(*become.Thread) error, done func(error)) { done(errors.New("setgroups: EPERM")) },
+		"not the user": func(_ become.Identity, _ func(*become.Thread) error, done func(error)) {
+			done(errors.New("setgroups: EPERM"))
+		},
 		"a panic": func(_ become.Identity, _ func(*become.Thread) error, done func(error)) {
 			done(&become.Panic{Value: "boo", Stack: []byte("goroutine 1")})
 		},
