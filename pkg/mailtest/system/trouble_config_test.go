@@ -147,6 +147,7 @@ func (l *load) fromTheStart(t *testing.T, f fault) (taken int) {
 	l.send(4)
 	mend := l.spoil(f)
 	l.Stop("posthouse-rewrite.service")
+	time.Sleep(forgetTime)
 	l.WriteFile("/root/late", "Subject: late\r\n\r\nx\r\n", 0o644)
 	if out := l.Run(probePath, "send", "127.0.0.1:25", loadFrom, "alice@example.net", "/root/late"); !strings.Contains(out, "451 4.3.0 ") {
 		t.Errorf("by SMTP: %s", out)

@@ -71,6 +71,9 @@ func (l *load) strangeClients(t *testing.T) {
 	l.drain()
 }
 
+// forgetTime is more than the time for which clients remember answers of rewrite.
+const forgetTime = time.Second
+
 // impostors: every server is replaced by one that misbehaves, in one way after
 // the other.
 func (l *load) impostors(t *testing.T) {
@@ -139,6 +142,7 @@ func (l *load) impostors(t *testing.T) {
 			}
 			unit := fmt.Sprintf("impostor%d", n)
 			l.Stop(units...)
+			time.Sleep(forgetTime)
 			l.Start(unit, probePath, "impostor", c.socket)
 			l.WaitFor("the impostor", time.Minute, func() bool { return strings.Contains(l.Journal("-u", unit), "impostor at") })
 			l.send(max(c.before, 0))
