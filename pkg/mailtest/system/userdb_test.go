@@ -59,6 +59,7 @@ func userdbAway(t *testing.T, m *mailtest.Machine) {
 	t.Helper()
 	m.Run("systemctl", "stop", "posthouse-rewrite.service") // which remembers for a while
 	m.Run("systemctl", "stop", "systemd-userdbd.socket", "systemd-userdbd.service")
+	time.Sleep(3 * time.Second) // local and deliver remember accounts for two
 	for _, to := range []string{"zoe@local.example", "nosuch@local.example", "bob@local.example"} {
 		if out, _ := swaks(t, m, "--server", "198.51.100.1", "--to", to); !strings.Contains(out, "** 450 4.1.1 ") {
 			t.Errorf("%s: %s", to, out)
