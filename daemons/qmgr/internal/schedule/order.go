@@ -61,39 +61,11 @@ func (o *order[T]) remove(i int) T {
 	return x
 }
 
-func (c *class[T]) push(x T) {
-	h := append(c.heap, x)
-	for i := len(h) - 1; i > 0; {
-		up := (i - 1) / 2
-		if h[up].age() <= h[i].age() {
-			break
-		}
-		h[up], h[i] = h[i], h[up]
-		i = up
-	}
-	c.heap = h
-}
+func older[T shelved](a, b T) bool { return a.age() < b.age() }
 
-func (c *class[T]) pop() T {
-	h := c.heap
-	x, n := h[0], len(h)-1
-	h[0] = h[n]
-	var zero T
-	h[n] = zero
-	h = h[:n]
-	for i := 0; ; {
-		least := i
-		for _, down := range [2]int{2*i + 1, 2*i + 2} {
-			if down < n && h[down].age() < h[least].age() {
-				least = down
-			}
-		}
-		if least == i {
-			break
-		}
-		h[least], h[i] = h[i], h[least]
-		i = least
-	}
-	c.heap = h
+func (c *class[T]) push(x T) { c.heap = pushed(c.heap, x, older[T]) }
+
+func (c *class[T]) pop() (x T) {
+	x, c.heap = popped(c.heap, older[T])
 	return x
 }

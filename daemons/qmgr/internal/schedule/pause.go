@@ -45,37 +45,11 @@ func (s *Scheduler[E]) endPauses(now time.Time) {
 	}
 }
 
-func (s *Scheduler[E]) pauseUntil(p pause[E]) {
-	h := append(s.pauses, p)
-	for i := len(h) - 1; i > 0; {
-		up := (i - 1) / 2
-		if !h[i].at.Before(h[up].at) {
-			break
-		}
-		h[up], h[i] = h[i], h[up]
-		i = up
-	}
-	s.pauses = h
-}
+func sooner[E any](a, b pause[E]) bool { return a.at.Before(b.at) }
 
-func (s *Scheduler[E]) popPause() pause[E] {
-	h := s.pauses
-	p, n := h[0], len(h)-1
-	h[0], h[n] = h[n], pause[E]{}
-	h = h[:n]
-	for i := 0; ; {
-		least := i
-		for _, down := range [2]int{2*i + 1, 2*i + 2} {
-			if down < n && h[down].at.Before(h[least].at) {
-				least = down
-			}
-		}
-		if least == i {
-			break
-		}
-		h[least], h[i] = h[i], h[least]
-		i = least
-	}
-	s.pauses = h
+func (s *Scheduler[E]) pauseUntil(p pause[E]) { s.pauses = pushed(s.pauses, p, sooner[E]) }
+
+func (s *Scheduler[E]) popPause() (p pause[E]) {
+	p, s.pauses = popped(s.pauses, sooner[E])
 	return p
 }
