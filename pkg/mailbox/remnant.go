@@ -14,7 +14,11 @@ import (
 // power went, while m was written; nobody else writes a part of m, with the queue ID
 // that is in it. The file is locked.
 func (m message) dropRemnant(f *os.File, size int64) (int64, error) {
-	at, err := lastFrom(f, size)
+	most, err := m.longest()
+	if err != nil {
+		return 0, err
+	}
+	at, err := lastFrom(f, size, most)
 	if err == nil {
 		err = m.compare(f, at, size)
 	}
@@ -33,6 +37,13 @@ func (m message) dropRemnant(f *os.File, size int64) (int64, error) {
 	return 0, fmt.Errorf("read its end: %w", err)
 }
 
+// longest is a bound of the octets of m in a mailbox file.
+func (m message) longest() (int64, error) {
+	n, err := m.content.Seek(0, io.SeekEnd)
+	// A line that gets an octet has more than one, and one more may be ended.
+	return int64(len(m.first)+len(m.head)) + 2*n + 2, err
+}
+
 // compare returns nil if m is in f at that place, and errRemnant or errOther if not.
 func (m message) compare(f *os.File, at, size int64) error {
 	first := make([]byte, min(int64(len(m.first)), size-at))
@@ -48,8 +59,9 @@ func (m message) compare(f *os.File, at, size int64) error {
 // tail is how much of a mailbox is looked at first: most messages are smaller.
 const tail = 8 << 10
 
-// lastFrom returns where in the size octets of f the last message begins; or size.
-func lastFrom(f *os.File, size int64) (int64, error) {
+// lastFrom returns where in the size octets of f the last message begins, if that is in
+// the last most of them; or size. So a large file costs no more than the message.
+func lastFrom(f *os.File, size, most int64) (int64, error) {
 	mark := []byte("\n" + fromMark)
 	buf := make([]byte, tail)
 	for end := size; end > 0; {
@@ -65,6 +77,9 @@ func lastFrom(f *os.File, size int64) (int64, error) {
 			if bytes.HasPrefix(b, mark[1:]) {
 				return 0, nil
 			}
+			break
+		}
+		if size-start > most {
 			break
 		}
 		end = start + int64(len(mark)) - 1 // it may be in both pieces
