@@ -53,15 +53,15 @@ submit() {
 	[ $(($(files "$disk/$1/vmail") - before)) = 500 ] || die "$1 submit: not all 500 messages have arrived"
 }
 sendmails() {
-	machine run "bench-$1" sh -c 'yes "" | head -n 500 | xargs -P 10 -d "\n" -n 1 sh -c "exec sendmail -oi -f sender@example.org alice@example.net <\"\$0\"" /root/message' || return
+	machine run "bench-$1" sh -c 'yes "" | head -n 500 | xargs -P 10 -d "\n" -n 1 sh -c "exec sendmail -oi -f sender@example.org alice@example.net <\"\$0\"" /var/tmp/message' || return
 	until_files "$1" 0 60
 }
 
 # single: one message after the other, each from the connect to a file in the Maildir.
-single() { timed "$1" single 1 100 machine run "bench-$1" /root/probe latency 127.0.0.1:25 sender@example.org alice@example.net /var/vmail/example.net/alice/Maildir/new 100 >/dev/null; }
+single() { timed "$1" single 1 100 machine run "bench-$1" /usr/local/bin/probe latency 127.0.0.1:25 sender@example.org alice@example.net /var/vmail/example.net/alice/Maildir/new 100 >/dev/null; }
 
 # list: one message to 10,000 recipients in 100 domains, until the sink has all. A rate of recipients.
-list() { timed "$1" list 1 10000 relayed "$1" /root/probe list 127.0.0.1:25 sender@example.org 10000 100; }
+list() { timed "$1" list 1 10000 relayed "$1" /usr/local/bin/probe list 127.0.0.1:25 sender@example.org 10000 100; }
 relayed() {
 	machine run "bench-$@" || return
 	until_files "$1" 0 120
@@ -105,7 +105,7 @@ restarted() {
 	postfix) machine run bench-postfix systemctl restart postfix ;;
 	posthouse) machine run bench-posthouse sh -c 'systemctl stop posthouse.target && systemctl start posthouse.target posthouse-smtpd.socket' ;;
 	esac
-	machine run "bench-$1" /root/probe latency 127.0.0.1:25 sender@example.org alice@example.net /var/vmail/example.net/alice/Maildir/new 1 >/dev/null
+	machine run "bench-$1" /usr/local/bin/probe latency 127.0.0.1:25 sender@example.org alice@example.net /var/vmail/example.net/alice/Maildir/new 1 >/dev/null
 }
 flushed() {
 	case $1 in

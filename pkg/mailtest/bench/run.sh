@@ -51,8 +51,8 @@ boot() {
 	machine up "bench-$1" "$root" --bind="$disk/$1/spool:/var/spool" --bind="$disk/$1/vmail:/var/vmail" \
 		--bind="$disk/$1/mail:/var/mail" --bind="$disk/$1/home:/home"
 	machine run "bench-$1" sh -euc 'for i in $(seq "$1"); do useradd --create-home "user$i"; done' sh $accounts
-	machine run "bench-$1" sh -c 'cat >/root/probe; chmod 755 /root/probe' <"$disk/probe"
-	machine run "bench-$1" sh -c '(echo "Subject: by sendmail"; echo; yes "$(printf %76s | tr " " x)" | head -n 50) >/root/message'
+	machine run "bench-$1" sh -c 'cat >/usr/local/bin/probe; chmod 755 /usr/local/bin/probe' <"$disk/probe"
+	machine run "bench-$1" sh -c '(echo "Subject: by sendmail"; echo; yes "$(printf %76s | tr " " x)" | head -n 50) >/var/tmp/message'
 	machine run "bench-$1" sh -eu >"$disk/$1/log" 2>&1 || { tail -n 20 "$disk/$1/log" >&2; die "cannot set up $1"; }
 	# Not a unit of the machine, so that its CPU does not count.
 	machine run "bench-$1" sh -c 'echo $$ >/run/sink; exec smtp-sink -u nobody 127.0.0.1:2600 200' >/dev/null 2>&1 &
@@ -103,8 +103,8 @@ transports:
   virtual: {deliveries: 200, concurrency: 50, initial_concurrency: 20}
   local: {deliveries: 200}
 YAML
-for i in $(seq 0 99); do echo "    d$i.list.example: {to: \"smtp:[127.0.0.1]:2600\"}"; done >/root/list
-sed -i -e '/^LIST$/ { r /root/list
+for i in $(seq 0 99); do echo "    d$i.list.example: {to: \"smtp:[127.0.0.1]:2600\"}"; done >/var/tmp/list
+sed -i -e '/^LIST$/ { r /var/tmp/list
 d; }' /etc/posthouse/conf.d/bench.yaml
 posthouse check
 posthouse user add --no-password alice@example.net
