@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/crypto/argon2"
 	"golang.org/x/sys/unix"
@@ -192,6 +193,13 @@ func (f *File) replace(text string) (err error) {
 	}
 	if _, err := tmp.WriteString(text); err != nil {
 		return fmt.Errorf("users: %w", err)
+	}
+	// Dovecot reads the file again when its size or the second of its time has
+	// changed: of two passwords set within a second the first would stay good.
+	if now := time.Now(); exists && now.Unix() <= st.Mtim.Sec {
+		if err := os.Chtimes(tmp.Name(), now, time.Unix(st.Mtim.Sec+1, 0)); err != nil {
+			return fmt.Errorf("users: %w", err)
+		}
 	}
 	if err := tmp.Sync(); err != nil {
 		return fmt.Errorf("users: %w", err)

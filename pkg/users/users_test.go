@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -61,6 +62,32 @@ func TestEdit(t *testing.T) {
 	}
 	if left, err := filepath.Glob(filepath.Join(filepath.Dir(path), ".users-*")); err != nil || len(left) != 0 {
 		t.Errorf("left behind: %v", left)
+	}
+}
+
+// TestEveryChangeHasItsSecond: Dovecot, which compares size and whole seconds, sees
+// each of several changes in a moment.
+func TestEveryChangeHasItsSecond(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "users")
+	f := NewFile(path)
+	m := mailbox(t, "user@example.org")
+	if err := f.Add(User{Address: m, Password: "{PLAIN}0"}); err != nil {
+		t.Fatal(err)
+	}
+	var last int64
+	for i := range 5 {
+		if err := f.SetPassword(m, "{PLAIN}"+strconv.Itoa(i)); err != nil {
+			t.Fatal(err)
+		}
+		st, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if now := st.ModTime().Unix(); now <= last {
+			t.Errorf("change %d has second %d, the one before it %d", i, now, last)
+		} else {
+			last = now
+		}
 	}
 }
 
