@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"posthouse/pkg/dsn"
@@ -27,22 +26,23 @@ type lister struct {
 	log  logger
 }
 
-// clientTimeout bounds how long a client may take for one entry: a listing that
+// clientTimeout bounds how long a client may take for one page: a listing that
 // nobody reads must not hold a place.
 const clientTimeout = time.Minute
 
 // list sends every message, queue by queue, and the end of the listing.
 func (l *lister) list(c *ipc.Conn) error {
+	p := &pager{conn: c, message: ipc.NewMessage(), most: 1}
 	for q := showq.Active; q <= showq.Corrupt; q++ {
-		dirs := []string{q.String()}
+		places := []place{{queue: q}}
 		if q == showq.Deferred {
 			var err error
-			if dirs, err = l.buckets(); err != nil {
+			if places, err = l.buckets(); err != nil {
 				return err
 			}
 		}
-		for _, dir := range dirs {
-			if err := l.directory(c, q, filepath.Join(l.base, dir)); err != nil {
+		for _, at := range places {
+			if err := l.directory(p, at); err != nil {
 				if q != showq.Deferred || !errors.As(err, new(*fs.PathError)) {
 					return err
 				}
@@ -50,26 +50,33 @@ func (l *lister) list(c *ipc.Conn) error {
 			}
 		}
 	}
-	return send(c, nil)
+	p.page.Last = true
+	return p.send()
 }
 
-func (l *lister) buckets() ([]string, error) {
-	entries, err := os.ReadDir(filepath.Join(l.base, queue.Deferred))
+// place is a directory: a queue, or a bucket of deferred/.
+type place struct {
+	queue  showq.Queue
+	name   string // of the bucket
+	bucket int64  // its time
+}
+
+func (l *lister) buckets() ([]place, error) {
+	entries, err := os.ReadDir(filepath.Join(l.base, queue.Deferred)) // in order
 	if err != nil {
 		return nil, err
 	}
-	var names []string
+	var list []place
 	for _, e := range entries {
-		if _, err := queue.BucketDue(e.Name()); err == nil {
-			names = append(names, filepath.Join(queue.Deferred, e.Name()))
+		if due, err := queue.BucketDue(e.Name()); err == nil {
+			list = append(list, place{showq.Deferred, e.Name(), due.Unix()})
 		}
 	}
-	slices.Sort(names)
-	return names, nil
+	return list, nil
 }
 
-func (l *lister) directory(c *ipc.Conn, q showq.Queue, path string) error {
-	d, err := queue.OpenDirectory(path)
+func (l *lister) directory(p *pager, at place) error {
+	d, err := queue.OpenDirectory(filepath.Join(l.base, at.queue.String(), at.name))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // a bucket that is empty by now
 	}
@@ -82,36 +89,67 @@ func (l *lister) directory(c *ipc.Conn, q showq.Queue, path string) error {
 		if err != nil {
 			return nil
 		}
-		e, err := l.entry(d, q, id)
-		if err != nil {
+		e := p.next()
+		e.Queue, e.ID, e.Bucket = at.queue, id, at.bucket
+		if err := p.fill(d, e); err != nil {
 			if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, queue.ErrIncomplete) {
 				l.log.Warn(maillog.Fields{"QUEUE_ID": name}, "%s: %v", name, err)
 			}
 			return nil
 		}
-		return send(c, e)
+		return p.add(e)
 	})
 }
 
-// entry reads one message. Of a damaged one no more is known than its name.
-func (l *lister) entry(d *queue.Directory, q showq.Queue, id queueid.ID) (*showq.Entry, error) {
-	f, err := d.Open(id)
-	if err != nil {
-		return nil, err
+// A page is sent when it has enough: a single message at first, for somebody is
+// waiting for it, and twice as many each time. What takes long is sent as it is.
+const (
+	mostInPage = 128 // messages and recipients, but for a single message with more
+	longest    = 50 * time.Millisecond
+)
+
+// pager sends entries in pages. Its memory is used again for each of them.
+type pager struct {
+	conn    *ipc.Conn
+	message *ipc.Message
+	page    showq.Page
+	most    int // messages and recipients in this page
+	weight  int // what it has of them
+	begun   time.Time
+	buf     [4 << 10]byte // of a queue file
+}
+
+// next returns an empty entry, which add puts into the page.
+func (p *pager) next() *showq.Entry {
+	n := len(p.page.Entries)
+	if n == cap(p.page.Entries) {
+		p.page.Entries = append(p.page.Entries, showq.Entry{})[:n]
 	}
-	defer f.Close() // opened for reading
-	if q == showq.Corrupt {
+	e := &p.page.Entries[:n+1][n]
+	*e = showq.Entry{Recipients: e.Recipients[:0]}
+	return e
+}
+
+// fill reads one message. Of a damaged one no more is known than its name.
+func (p *pager) fill(d *queue.Directory, e *showq.Entry) error {
+	if e.Queue == showq.Corrupt {
+		f, err := d.Open(e.ID)
+		if err != nil {
+			return err
+		}
+		defer f.Close() // opened for reading
 		info, err := f.Stat()
 		if err != nil {
-			return nil, err
+			return err
 		}
-		return &showq.Entry{Queue: q, ID: id, Size: info.Size(), Arrival: id.Time()}, nil
+		e.Size, e.Arrival = info.Size(), e.ID.Time()
+		return nil
 	}
-	m, err := queue.Read(f)
+	m, err := d.Look(e.ID, p.buf[:])
 	if err != nil {
-		return nil, err
+		return err
 	}
-	e := &showq.Entry{Queue: q, ID: id, Size: m.Length, Arrival: m.Envelope.Arrival, Next: m.Schedule.Next, Sender: m.Envelope.Sender}
+	e.Size, e.Arrival, e.Next, e.Sender = m.Length, m.Envelope.Arrival, m.Schedule.Next, m.Envelope.Sender
 	for i := range m.Recipients {
 		state, rcpt := &m.Recipients[i], &m.Envelope.Recipients[i]
 		if state.Pending() || unreported(m, i) {
@@ -120,16 +158,35 @@ func (l *lister) entry(d *queue.Directory, q showq.Queue, id queueid.ID) (*showq
 			})
 		}
 	}
-	return e, nil
+	return nil
 }
 
-func send(c *ipc.Conn, e *showq.Entry) error {
-	if err := c.SetDeadline(time.Now().Add(clientTimeout)); err != nil {
+// add puts what next has returned into the page.
+func (p *pager) add(e *showq.Entry) error {
+	now := time.Now()
+	if len(p.page.Entries) == 0 {
+		p.begun = now
+	}
+	p.page.Entries = p.page.Entries[:len(p.page.Entries)+1]
+	p.weight += 1 + len(e.Recipients)
+	if p.weight < p.most && now.Sub(p.begun) < longest {
+		return nil
+	}
+	return p.send()
+}
+
+func (p *pager) send() error {
+	if err := p.conn.SetDeadline(time.Now().Add(clientTimeout)); err != nil {
 		return fmt.Errorf("showq: %w", err)
 	}
-	m := ipc.NewMessage()
-	showq.EncodeEntry(m, e)
-	return c.Send(m)
+	p.page.Encode(p.message)
+	err := p.conn.Send(p.message)
+	p.message.Reset()
+	if p.weight > mostInPage {
+		*p = pager{conn: p.conn, message: ipc.NewMessage(), most: mostInPage} // such memory is not kept
+	}
+	p.page.Entries, p.weight, p.most = p.page.Entries[:0], 0, min(2*p.most, mostInPage)
+	return err
 }
 
 // unreported reports whether a recipient has failed and keeps the message here

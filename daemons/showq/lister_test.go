@@ -22,7 +22,7 @@ import (
 )
 
 type spool struct {
-	t    *testing.T
+	t    testing.TB
 	base string
 	n    uint32
 }
@@ -85,15 +85,24 @@ func (s *spool) put(dir string, to ...string) string {
 	return f.Name()
 }
 
-// list returns a line for each message.
-func (s *spool) list() (lines []string) {
+// queues makes the directories.
+func (s *spool) queues() {
+	for _, dir := range []string{queue.Active, queue.Incoming, queue.Deferred, queue.Hold, queue.Corrupt} {
+		if err := os.Mkdir(filepath.Join(s.base, dir), 0o700); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+}
+
+// serve answers one request, and returns where.
+func (s *spool) serve() (path string) {
 	s.t.Helper()
-	path := filepath.Join(s.t.TempDir(), "s")
+	path = filepath.Join(s.t.TempDir(), "s")
 	ln, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	defer ln.Close()
+	s.t.Cleanup(func() { ln.Close() })
 	go func() {
 		nc, err := ln.AcceptUnix()
 		if err != nil {
@@ -106,12 +115,20 @@ func (s *spool) list() (lines []string) {
 			(&lister{base: s.base, log: maillog.New("showq")}).list(c)
 		}
 	}()
-	err = showq.List(s.t.Context(), path, func(e *showq.Entry) error {
-		line := fmt.Sprintf("%s %s", e.Queue, e.Sender)
-		for _, r := range e.Recipients {
-			line += fmt.Sprintf(" %s=%s(%s)", r.Address, r.Status, r.Reason)
+	return path
+}
+
+// list returns a line for each message.
+func (s *spool) list() (lines []string) {
+	s.t.Helper()
+	err := showq.List(s.t.Context(), s.serve(), func(page []showq.Entry) error {
+		for _, e := range page {
+			line := fmt.Sprintf("%s %s", e.Queue, e.Sender)
+			for _, r := range e.Recipients {
+				line += fmt.Sprintf(" %s=%s(%s)", r.Address, r.Status, r.Reason)
+			}
+			lines = append(lines, line)
 		}
-		lines = append(lines, line)
 		return nil
 	})
 	if err != nil {
@@ -124,11 +141,7 @@ func (s *spool) list() (lines []string) {
 // is still here; what is not finished, or not ours, is left out.
 func TestList(t *testing.T) {
 	s := &spool{t: t, base: t.TempDir()}
-	for _, dir := range []string{queue.Active, queue.Incoming, queue.Deferred, queue.Hold, queue.Corrupt} {
-		if err := os.Mkdir(filepath.Join(s.base, dir), 0o700); err != nil {
-			t.Fatal(err)
-		}
-	}
+	s.queues()
 	if got := s.list(); len(got) != 0 {
 		t.Errorf("an empty queue: %q", got)
 	}
@@ -161,5 +174,30 @@ func TestList(t *testing.T) {
 	}
 	if got := s.list(); !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// TestFirst: somebody who asks has the first message before the second one has
+// been read, and later ones by the packet.
+func TestFirst(t *testing.T) {
+	s := &spool{t: t, base: t.TempDir()}
+	s.queues()
+	for i := range 1000 {
+		s.put("deferred/0000000060", fmt.Sprintf("user%d@x.example=4.4.1", i))
+	}
+	var pages []int
+	err := showq.List(t.Context(), s.serve(), func(list []showq.Entry) error {
+		pages = append(pages, len(list))
+		if list := list[:min(1, len(list))]; len(list) == 1 && list[0].Bucket != 60 {
+			t.Errorf("bucket %d", list[0].Bucket)
+		}
+		return nil
+	})
+	sum := 0
+	for _, n := range pages {
+		sum += n
+	}
+	if err != nil || sum != 1000 || pages[0] != 1 || len(pages) > 40 {
+		t.Errorf("%d messages, pages %v, %v", sum, pages, err)
 	}
 }

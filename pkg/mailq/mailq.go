@@ -3,19 +3,21 @@
 package mailq
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
-	"strings"
+	"strconv"
+	"unicode/utf8"
 
 	"posthouse/pkg/dsn"
 	"posthouse/pkg/maillog"
 	"posthouse/pkg/protocol/showq"
 )
 
-// Printer prints entries one by one.
+// Printer prints a listing page by page, each by one write.
 type Printer interface {
-	Entry(*showq.Entry) error
+	Page([]showq.Entry) error
 	End() error
 }
 
@@ -23,53 +25,106 @@ type Printer interface {
 type Text struct {
 	W io.Writer
 
+	buf   []byte
 	count int
 	bytes int64
 }
 
 const heading = "-Queue ID-  --Size-- ----Arrival Time---- -Sender/Recipient-------\n"
 
-// reasonWidth is the column at which a reason ends.
-const reasonWidth = 76
+// The columns of the listing.
+const (
+	idWidth     = 17
+	sizeWidth   = 7
+	timeWidth   = 20
+	reasonWidth = 76 // where a reason ends
+	indent      = len("-Queue ID-  --Size-- ----Arrival Time---- ")
+)
 
-// Entry prints one message; its reasons stand before the recipients that share
-// them.
-func (t *Text) Entry(e *showq.Entry) error {
-	var b strings.Builder
-	if t.count == 0 {
-		b.WriteString(heading)
-	} else {
-		b.WriteByte('\n')
+// keepBuffer is the largest buffer that is kept for the next page.
+const keepBuffer = 1 << 20
+
+// Page prints messages; the reasons of each stand before the recipients that
+// share them.
+func (t *Text) Page(list []showq.Entry) error {
+	b := t.buf[:0]
+	for i := range list {
+		if t.count == 0 {
+			b = append(b, heading...)
+		} else {
+			b = append(b, '\n')
+		}
+		t.count++
+		t.bytes += list[i].Size
+		b = appendEntry(b, &list[i])
 	}
-	t.count++
-	t.bytes += e.Size
-	mark := " "
+	if t.buf = b; cap(b) > keepBuffer {
+		t.buf = nil
+	}
+	_, err := t.W.Write(b)
+	return err
+}
+
+func appendEntry(b []byte, e *showq.Entry) []byte {
+	start := len(b)
+	b = append(b, e.ID.String()...)
 	switch e.Queue {
 	case showq.Active:
-		mark = "*"
+		b = append(b, '*')
 	case showq.Hold:
-		mark = "!"
+		b = append(b, '!')
 	case showq.Incoming, showq.Deferred, showq.Corrupt:
 	}
-	sender := e.Sender.String()
-	if e.Sender.IsNull() {
-		sender = "MAILER-DAEMON"
+	b = pad(b, start+idWidth+1-len(b))
+	start = len(b)
+	b = right(strconv.AppendInt(b, e.Size, 10), start, sizeWidth)
+	b = append(b, ' ')
+	start = len(b)
+	b = right(e.Arrival.AppendFormat(b, "Mon Jan _2 15:04:05"), start, timeWidth)
+	b = append(b, ' ')
+	switch {
+	case e.Queue == showq.Corrupt:
+		b = append(b, "(damaged)"...)
+	case e.Sender.IsNull():
+		b = append(b, "MAILER-DAEMON"...)
+	default:
+		b = append(b, maillog.Printable(e.Sender.String())...)
 	}
-	if e.Queue == showq.Corrupt {
-		sender = "(damaged)"
-	}
-	fmt.Fprintf(&b, "%-17s %7d %20.20s %s\n", e.ID.String()+mark, e.Size, e.Arrival.Format("Mon Jan _2 15:04:05"), maillog.Printable(sender))
+	b = append(b, '\n')
 	last := ""
 	for i := range e.Recipients {
 		r := &e.Recipients[i]
 		if r.Reason != "" && r.Reason != last {
-			fmt.Fprintf(&b, "%*s\n", reasonWidth, "("+maillog.Printable(r.Reason)+")")
+			reason := maillog.Printable(r.Reason)
+			b = pad(b, reasonWidth-len("()")-utf8.RuneCountInString(reason))
+			b = append(append(append(b, '('), reason...), ")\n"...)
 		}
 		last = r.Reason
-		fmt.Fprintf(&b, "%*s%s\n", len("-Queue ID-  --Size-- ----Arrival Time---- "), "", maillog.Printable(r.Address.String()))
+		b = append(append(pad(b, indent), maillog.Printable(r.Address.String())...), '\n')
 	}
-	_, err := io.WriteString(t.W, b.String())
-	return err
+	return b
+}
+
+// pad appends n spaces.
+func pad(b []byte, n int) []byte {
+	for ; n > 0; n-- {
+		b = append(b, ' ')
+	}
+	return b
+}
+
+// right moves what begins at start to the right end of a column of that width.
+func right(b []byte, start, width int) []byte {
+	n := start + width - len(b)
+	if n <= 0 {
+		return b
+	}
+	b = pad(b, n)
+	copy(b[start+n:], b[start:])
+	for i := range n {
+		b[start+i] = ' '
+	}
+	return b
 }
 
 // End prints the sum.
@@ -111,8 +166,20 @@ type jsonEntry struct {
 	Recipients   []jsonRecipient `json:"recipients"`
 }
 
-// Entry prints one message.
-func (j JSON) Entry(e *showq.Entry) error {
+// Page prints messages.
+func (j JSON) Page(list []showq.Entry) error {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	for i := range list {
+		if err := enc.Encode(object(&list[i])); err != nil {
+			return err
+		}
+	}
+	_, err := j.W.Write(b.Bytes())
+	return err
+}
+
+func object(e *showq.Entry) jsonEntry {
 	out := jsonEntry{
 		QueueName: e.Queue.String(), QueueID: e.ID.String(), ArrivalTime: e.Arrival.Unix(), MessageSize: e.Size,
 		Sender: e.Sender.String(), Recipients: []jsonRecipient{},
@@ -136,7 +203,7 @@ func (j JSON) Entry(e *showq.Entry) error {
 		}
 		out.Recipients = append(out.Recipients, rcpt)
 	}
-	return json.NewEncoder(j.W).Encode(out)
+	return out
 }
 
 // End prints nothing.

@@ -12,7 +12,7 @@ import (
 	"posthouse/pkg/queueid"
 )
 
-func entries(t *testing.T) []*showq.Entry {
+func entries(t *testing.T) []showq.Entry {
 	t.Helper()
 	m := func(s string) addr.Mailbox {
 		a, err := addr.Parse(s)
@@ -22,7 +22,7 @@ func entries(t *testing.T) []*showq.Entry {
 		return a
 	}
 	at := time.Date(2026, 11, 3, 20, 0, 0, 0, time.Local)
-	return []*showq.Entry{
+	return []showq.Entry{
 		{Queue: showq.Active, ID: queueid.New(at, 1), Size: 1000, Arrival: at, Sender: m("alice@example.org"),
 			Recipients: []showq.Recipient{{Address: m("bob@example.net")}}},
 		{Queue: showq.Deferred, ID: queueid.New(at, 2), Size: 1500, Arrival: at, Next: at.Add(time.Hour), Recipients: []showq.Recipient{
@@ -36,15 +36,15 @@ func entries(t *testing.T) []*showq.Entry {
 func TestText(t *testing.T) {
 	var out bytes.Buffer
 	p := &Text{W: &out}
-	for _, e := range entries(t) {
-		if err := p.Entry(e); err != nil {
+	list := entries(t)
+	for i := range list {
+		if err := p.Page(list[i : i+1]); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if err := p.End(); err != nil {
 		t.Fatal(err)
 	}
-	list := entries(t)
 	want := heading +
 		list[0].ID.String() + "*       1000  Tue Nov  3 20:00:00 alice@example.org\n" +
 		"                                          bob@example.net\n\n" +
@@ -66,10 +66,8 @@ func TestText(t *testing.T) {
 
 func TestJSON(t *testing.T) {
 	var out bytes.Buffer
-	for _, e := range entries(t) {
-		if err := (JSON{&out}).Entry(e); err != nil {
-			t.Fatal(err)
-		}
+	if err := (JSON{&out}).Page(entries(t)); err != nil {
+		t.Fatal(err)
 	}
 	dec := json.NewDecoder(&out)
 	var first, second jsonEntry

@@ -57,6 +57,8 @@ func (h header) encode() []byte {
 	return b
 }
 
+var noHeader [headerLen]byte
+
 func decodeHeader(b []byte) (header, error) {
 	h := header{
 		envelopeLen: binary.BigEndian.Uint32(b[8:]),
@@ -65,9 +67,10 @@ func decodeHeader(b []byte) (header, error) {
 		contentCRC:  binary.BigEndian.Uint32(b[24:]),
 	}
 	switch {
-	case bytes.Equal(b, make([]byte, headerLen)):
+	case bytes.Equal(b, noHeader[:]):
 		return header{}, ErrIncomplete
-	case !bytes.Equal(b, h.encode()):
+	case string(b[:len(magic)]) != magic || !bytes.Equal(b[28:headerLen-4], noHeader[28:headerLen-4]) ||
+		binary.BigEndian.Uint32(b[headerLen-4:]) != crc32.Checksum(b[:headerLen-4], castagnoli):
 		return header{}, errors.New("header is damaged, or of another version")
 	case h.envelopeLen > maxEnvelope || h.contentLen < 0:
 		return header{}, errors.New("header with impossible lengths")
@@ -160,36 +163,89 @@ type Message struct {
 // Read reads all of a queue file but its content. Damage gives an error that
 // says what and where; ErrIncomplete is kept apart.
 func Read(f *os.File) (*Message, error) {
-	info, err := f.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("queue file: %w", err)
+	size := func() (int64, error) {
+		info, err := f.Stat()
+		if err != nil {
+			return 0, fmt.Errorf("queue file: %w", err)
+		}
+		if !info.Mode().IsRegular() {
+			return 0, errNotRegular
+		}
+		return info.Size(), nil
 	}
-	if !info.Mode().IsRegular() {
-		return nil, errors.New("queue file: not a regular file")
+	if _, err := size(); err != nil {
+		return nil, err
 	}
-	b, h, err := readHead(f)
+	return read(&window{f: f, b: make([]byte, 0, 4<<10)}, size)
+}
+
+var errNotRegular = errors.New("queue file: not a regular file")
+
+// read is Read of a file of which size tells the number of octets.
+func read(w *window, size func() (int64, error)) (*Message, error) {
+	h, err := readHead(w)
 	if err != nil {
 		return nil, err
 	}
-	// Now that the header is there the file is complete. Its size before may be one
-	// that it had while it was written.
-	if info, err = f.Stat(); err != nil {
-		return nil, fmt.Errorf("queue file: %w", err)
+	m := &Message{Offset: headerLen + int64(h.envelopeLen), Length: h.contentLen, contentCRC: h.contentCRC, size: w.end()}
+	if w.full() || m.size-m.Offset < m.Length {
+		// Now that the header is there the file is complete. Its end before may be one
+		// that it had while it was written.
+		if m.size, err = size(); err != nil {
+			return nil, err
+		}
 	}
-	m := &Message{size: info.Size()}
-	m.Offset, m.Length, m.contentCRC = headerLen+int64(h.envelopeLen), h.contentLen, h.contentCRC
 	if m.Offset > m.size || m.Length > m.size-m.Offset {
 		return nil, fmt.Errorf("queue file: %d octets, header says %d or more", m.size, m.Offset+m.Length)
 	}
 	m.tail = m.Offset + m.Length
-	if err := m.readEnvelope(f, h, b); err != nil {
+	if err := m.readEnvelope(w, h); err != nil {
 		return nil, err
 	}
 	m.Recipients = make([]RecipientState, len(m.Envelope.Recipients))
-	if err := m.readOutcomes(f); err != nil {
+	if err := m.readOutcomes(w); err != nil {
 		return nil, err
 	}
 	return m, nil
+}
+
+// window is the part of a file that is in memory.
+type window struct {
+	f   io.ReaderAt
+	off int64
+	b   []byte // what is there at off; all of its capacity is used
+}
+
+// end is where the window ends.
+func (w *window) end() int64 { return w.off + int64(len(w.b)) }
+
+// full reports whether the file may go on behind the window.
+func (w *window) full() bool { return len(w.b) == cap(w.b) }
+
+// move has the window begin at off. It is shorter than it may be at the end of the file.
+func (w *window) move(off int64) error {
+	n, err := w.f.ReadAt(w.b[:cap(w.b)], off)
+	w.off, w.b = off, w.b[:n]
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
+}
+
+// octets returns n octets at off, which are valid until the next call.
+func (w *window) octets(off int64, n int) ([]byte, error) {
+	if off < w.off || off+int64(n) > w.end() {
+		if n > cap(w.b) {
+			w.b = make([]byte, 0, n)
+		}
+		if err := w.move(off); err != nil {
+			return nil, err
+		}
+		if n > len(w.b) {
+			return nil, io.ErrUnexpectedEOF
+		}
+	}
+	return w.b[off-w.off:][:n:n], nil
 }
 
 // A header may be read while it is written, and then be there in part. That takes
@@ -199,52 +255,43 @@ const (
 	headPause = time.Millisecond
 )
 
-// readHead reads the beginning of a queue file, with all of the header in it.
-func readHead(f *os.File) ([]byte, header, error) {
+// readHead reads the header, and what is behind it.
+func readHead(w *window) (header, error) {
 	for i := 1; ; i++ {
-		b := make([]byte, 4<<10)
-		n, err := f.ReadAt(b, 0)
-		if err != nil && !errors.Is(err, io.EOF) {
-			return nil, header{}, fmt.Errorf("queue file: %w", err)
+		if err := w.move(0); err != nil {
+			return header{}, fmt.Errorf("queue file: %w", err)
 		}
 		// A file shorter than its header was given up early, or has just been begun.
-		if n < headerLen {
-			return nil, header{}, ErrIncomplete
+		if len(w.b) < headerLen {
+			return header{}, ErrIncomplete
 		}
-		h, err := decodeHeader(b[:headerLen])
+		h, err := decodeHeader(w.b[:headerLen])
 		switch {
 		case err == nil:
-			return b[:n], h, nil
+			return h, nil
 		case errors.Is(err, ErrIncomplete):
-			return nil, header{}, err
+			return header{}, err
 		case i == headTries:
-			return nil, header{}, fmt.Errorf("queue file: %w", err)
+			return header{}, fmt.Errorf("queue file: %w", err)
 		}
 		time.Sleep(headPause)
 	}
 }
 
-// readEnvelope reads the envelope; first is the beginning of the file.
-func (m *Message) readEnvelope(f *os.File, h header, first []byte) error {
-	var b []byte
-	if int64(len(first)) >= m.Offset {
-		b = first[headerLen:m.Offset]
-	} else {
-		b = make([]byte, h.envelopeLen)
-		if _, err := f.ReadAt(b, headerLen); err != nil {
-			return fmt.Errorf("queue file: envelope: %w", err)
-		}
+func (m *Message) readEnvelope(w *window, h header) error {
+	b, err := w.octets(headerLen, int(h.envelopeLen))
+	if err != nil {
+		return fmt.Errorf("queue file: envelope: %w", err)
 	}
 	if crc32.Checksum(b, castagnoli) != h.envelopeCRC {
 		return errors.New("queue file: envelope is damaged")
 	}
-	e, err := decodeEnvelope(b)
-	m.Envelope = e
+	m.Envelope, err = decodeEnvelope(b)
 	return err
 }
 
 func decodeEnvelope(b []byte) (*envelope.Envelope, error) {
-	d := wire.NewDecoder(b)
+	d := wire.NewListDecoder(b)
 	e := envelope.Decode(d)
 	switch err := d.End(); {
 	case err != nil:

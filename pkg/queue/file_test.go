@@ -6,6 +6,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"reflect"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -13,6 +16,7 @@ import (
 	"posthouse/pkg/dsn"
 	"posthouse/pkg/envelope"
 	"posthouse/pkg/protocol/delivery"
+	"posthouse/pkg/queueid"
 )
 
 func testEnvelope(t testing.TB, recipients int) *envelope.Envelope {
@@ -45,6 +49,71 @@ func write(t testing.TB, e *envelope.Envelope, content []byte) *os.File {
 	return f
 }
 
+// look is Look for a file at path, with memory that has been used before.
+func look(path string) (*Message, error) {
+	d, err := OpenDirectory(filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	id, err := queueid.Parse(filepath.Base(path))
+	if err != nil {
+		return nil, err
+	}
+	buf := bytes.Repeat([]byte{0xa5}, 4<<10)
+	m, err := d.Look(id, buf)
+	for i := range buf {
+		buf[i] = 0x5a // nothing of the result is in it
+	}
+	return m, err
+}
+
+// TestLook: it is Read, whatever of the file its memory takes, and takes nothing
+// but a file.
+func TestLook(t *testing.T) {
+	for _, recipients := range []int{1, 3, 1000} {
+		for _, content := range []int{0, 1000, 4 << 10, 8 << 10, 100_000} {
+			path := filepath.Join(t.TempDir(), queueid.New(time.Unix(1790000000, 0), 1).String())
+			f, err := os.Create(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w := NewWriter(f, testEnvelope(t, recipients))
+			w.Write(make([]byte, content))
+			if err := w.Finish(); err != nil {
+				t.Fatal(err)
+			}
+			for n := range 30 {
+				m, err := Read(f)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if looked, err := look(path); err != nil || !reflect.DeepEqual(m, looked) {
+					t.Errorf("%d recipients, %d octets, %d outcomes: %v", recipients, content, n, err)
+				}
+				if err := m.Append(f, Outcome{Results: []IndexedResult{{0, result("4.4.1", strings.Repeat("x", n*60))}}}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			f.Close()
+		}
+	}
+	dir := t.TempDir()
+	for i, make := range []func(string) error{
+		func(p string) error { return os.Mkdir(p, 0o700) },
+		func(p string) error { return syscall.Mkfifo(p, 0o600) },
+		func(p string) error { return os.Symlink("/etc/passwd", p) },
+	} {
+		path := filepath.Join(dir, queueid.New(time.Unix(1790000000, 0), uint32(i)).String())
+		if err := make(path); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := look(path); err == nil {
+			t.Errorf("%d is a message", i)
+		}
+	}
+}
+
 func result(status, text string) delivery.Result {
 	return delivery.Result{Status: dsn.MustParse(status), Text: text}
 }
@@ -69,8 +138,8 @@ func TestRoundTrip(t *testing.T) {
 // from a sender who is told in a moment that it has been accepted.
 func TestReadWhileWritten(t *testing.T) {
 	e, content := testEnvelope(t, 3), bytes.Repeat([]byte("line\r\n"), 3*writeBuffer/12)
-	for range 300 {
-		f, err := os.Create(filepath.Join(t.TempDir(), "q"))
+	for i := range 300 {
+		f, err := os.Create(filepath.Join(t.TempDir(), queueid.New(time.Unix(1790000000, 0), 1).String()))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -80,8 +149,12 @@ func TestReadWhileWritten(t *testing.T) {
 			_, err := w.Write(content)
 			written <- errors.Join(err, w.Finish())
 		}()
+		read := func() (*Message, error) { return Read(f) }
+		if i%2 == 1 {
+			read = func() (*Message, error) { return look(f.Name()) }
+		}
 		for {
-			m, err := Read(f)
+			m, err := read()
 			if err == nil && m.Length == int64(len(content)) {
 				break
 			}
@@ -193,7 +266,7 @@ func TestTorn(t *testing.T) {
 		t.Fatal(err)
 	}
 	check := func(what string, at int, data []byte) {
-		g, err := os.Create(filepath.Join(t.TempDir(), "g"))
+		g, err := os.Create(filepath.Join(t.TempDir(), queueid.New(time.Unix(1790000000, 0), 1).String()))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -202,6 +275,10 @@ func TestTorn(t *testing.T) {
 			t.Fatal(err)
 		}
 		m, err := Read(g)
+		looked, lookErr := look(g.Name())
+		if (err == nil) != (lookErr == nil) || err == nil && !reflect.DeepEqual(m, looked) {
+			t.Fatalf("%s at %d: read %+v, %v; looked %+v, %v", what, at, m, err, looked, lookErr)
+		}
 		if err == nil {
 			err = m.CheckContent(g)
 		}

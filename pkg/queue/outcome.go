@@ -117,7 +117,7 @@ func (o Outcome) encode() []byte {
 }
 
 func (m *Message) decodeOutcome(b []byte) (Outcome, error) {
-	d := wire.NewDecoder(b)
+	d := wire.NewListDecoder(b)
 	recipients := len(m.Recipients)
 	var o Outcome
 	switch kind := d.Uint8(); kind {
@@ -213,21 +213,21 @@ func (m *Message) renew(list []envelope.Recipient) {
 }
 
 // readOutcomes applies every whole record and leaves m.tail behind the last.
-func (m *Message) readOutcomes(f *os.File) error {
-	var head [recordHead]byte
+func (m *Message) readOutcomes(w *window) error {
 	for m.size-m.tail >= recordHead {
-		if _, err := f.ReadAt(head[:], m.tail); err != nil {
+		head, err := w.octets(m.tail, recordHead)
+		if err != nil {
 			return fmt.Errorf("queue file: outcomes: %w", err)
 		}
-		n := binary.BigEndian.Uint32(head[:])
+		n, sum := binary.BigEndian.Uint32(head), binary.BigEndian.Uint32(head[4:])
 		if n == 0 || n > maxRecord || int64(n) > m.size-m.tail-recordHead {
 			return nil
 		}
-		b := make([]byte, n)
-		if _, err := f.ReadAt(b, m.tail+recordHead); err != nil {
+		b, err := w.octets(m.tail+recordHead, int(n))
+		if err != nil {
 			return fmt.Errorf("queue file: outcomes: %w", err)
 		}
-		if crc32.Checksum(b, castagnoli) != binary.BigEndian.Uint32(head[4:]) {
+		if crc32.Checksum(b, castagnoli) != sum {
 			return nil
 		}
 		o, err := m.decodeOutcome(b)

@@ -90,19 +90,64 @@ func (d *Directory) Open(id queueid.ID) (*os.File, error) { return d.open(id, un
 // OpenWrite opens a message for reading and for appending outcomes.
 func (d *Directory) OpenWrite(id queueid.ID) (*os.File, error) { return d.open(id, unix.O_RDWR|noWait) }
 
+// Look reads a message for who does nothing with the file, by as few system calls
+// as that takes. buf is memory for what is read; it is free again afterwards.
+func (d *Directory) Look(id queueid.ID, buf []byte) (*Message, error) {
+	fd, err := d.openat(id, unix.O_RDONLY|noWait)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = unix.Close(int(fd)) }() // opened for reading
+	return read(&window{f: fd, b: buf[:0]}, fd.size)
+}
+
+// descriptor is a file that is read, without what package os does for those that
+// may be waited for.
+type descriptor int
+
+// ReadAt takes a short read for the end of the file.
+func (fd descriptor) ReadAt(p []byte, off int64) (int, error) {
+	for {
+		n, err := unix.Pread(int(fd), p, off)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err == nil && n < len(p):
+			err = io.EOF
+		}
+		return max(n, 0), err
+	}
+}
+
+func (fd descriptor) size() (int64, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(fd), &st); err != nil {
+		return 0, fmt.Errorf("queue file: %w", err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return 0, errNotRegular
+	}
+	return st.Size, nil
+}
+
 // noWait keeps a FIFO of that name from holding up who opens it.
 const noWait = unix.O_NONBLOCK
 
 func (d *Directory) open(id queueid.ID, flags int) (*os.File, error) {
+	fd, err := d.openat(id, flags)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), d.name+"/"+id.String()), nil
+}
+
+func (d *Directory) openat(id queueid.ID, flags int) (descriptor, error) {
 	for {
 		fd, err := unix.Openat(int(d.f.Fd()), id.String(), flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, FileMode)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
-		if err != nil {
-			return nil, d.wrap("open", id.String(), err)
-		}
-		return os.NewFile(uintptr(fd), d.name+"/"+id.String()), nil
+		return descriptor(fd), d.wrap("open", id.String(), err)
 	}
 }
 

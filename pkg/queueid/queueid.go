@@ -9,7 +9,6 @@ package queueid
 
 import (
 	"fmt"
-	"strings"
 	"time"
 )
 
@@ -22,6 +21,14 @@ const (
 	// Len is the number of characters of every ID.
 	Len = timeLen + randLen
 )
+
+// digit has the value of each character of the alphabet, plus one.
+var digit = func() (d [256]uint8) {
+	for i := range len(alphabet) {
+		d[alphabet[i]] = uint8(i + 1)
+	}
+	return d
+}()
 
 // ID is a checked queue ID. The zero value names no message.
 type ID struct{ s string }
@@ -52,7 +59,7 @@ func Parse(s string) (ID, error) {
 		return ID{}, fmt.Errorf("malformed queue ID %.20q", s)
 	}
 	for i := range len(s) {
-		if strings.IndexByte(alphabet, s[i]) < 0 {
+		if digit[s[i]] == 0 {
 			return ID{}, fmt.Errorf("malformed queue ID %.20q", s)
 		}
 	}
@@ -66,7 +73,7 @@ func (id ID) Time() time.Time {
 		return time.Time{}
 	}
 	for i := range timeLen {
-		n = n*52 + int64(strings.IndexByte(alphabet, id.s[i]))
+		n = n*52 + int64(digit[id.s[i]]) - 1
 	}
 	return time.UnixMicro(n)
 }

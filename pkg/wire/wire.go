@@ -99,11 +99,16 @@ func (e *Encoder) Error(err *dsn.Error) {
 // caller checks End, once, and uses nothing before.
 type Decoder struct {
 	b   []byte
+	all string // what strings are parts of; "": each is by itself
 	err error
 }
 
 // NewDecoder reads from b, which the decoded strings do not alias.
 func NewDecoder(b []byte) *Decoder { return &Decoder{b: b} }
+
+// NewListDecoder is NewDecoder for a record that is mostly strings, which are kept
+// together: they are parts of one copy of b, and each of them keeps all of it.
+func NewListDecoder(b []byte) *Decoder { return &Decoder{b: b, all: string(b)} }
 
 // Fail makes err the error of d unless there is one already.
 func (d *Decoder) Fail(err error) {
@@ -204,7 +209,12 @@ func (d *Decoder) String(limit int) string {
 	if d.err == nil && uint64(n) > uint64(limit) {
 		d.Fail(fmt.Errorf("string of %d octets, limit %d", n, limit))
 	}
-	return string(d.take(int(min(n, math.MaxInt32))))
+	at := len(d.all) - len(d.b)
+	p := d.take(int(min(n, math.MaxInt32)))
+	if d.all != "" {
+		return d.all[at:][:len(p)]
+	}
+	return string(p)
 }
 
 // Text reads a printable line of UTF-8, at most limit octets.

@@ -30,15 +30,23 @@ func TestRoundTrip(t *testing.T) {
 	ip := netip.MustParseAddr("2001:db8::1")
 	var e Encoder
 	encodeAll(&e, m, at, ip, dsn.Errorf("5.1.1", "nobody"))
-	d := NewDecoder(e.Data())
-	if d.Uint8() != 7 || d.Uint32() != 1<<30 || d.Int64() != -5 || !d.Bool() || d.String(100) != "any\r\n\x00octets" ||
-		!d.Time().Equal(at) || d.Mailbox() != m || d.QueueID() != queueid.New(at, 9) || d.Addr() != ip ||
-		d.Error().Error() != "5.1.1 nobody" || d.End() != nil {
-		t.Errorf("not what was encoded: %v", d.End())
+	for _, decoder := range []func([]byte) *Decoder{NewDecoder, NewListDecoder} {
+		b := bytes.Clone(e.Data())
+		d := decoder(b)
+		n, n32, n64, yes, octets := d.Uint8(), d.Uint32(), d.Int64(), d.Bool(), d.String(100)
+		gotAt, gotM, gotID, gotIP, verdict := d.Time(), d.Mailbox(), d.QueueID(), d.Addr(), d.Error()
+		clear(b) // nothing is in it
+		if n != 7 || n32 != 1<<30 || n64 != -5 || !yes || octets != "any\r\n\x00octets" || !gotAt.Equal(at) || gotM != m ||
+			gotID != queueid.New(at, 9) || gotIP != ip || verdict.Error() != "5.1.1 nobody" || d.End() != nil {
+			t.Errorf("not what was encoded: %v", d.End())
+		}
 	}
 	// Every prefix is an error.
-	for n := range len(e.Data()) {
-		d := NewDecoder(e.Data()[:n])
+	for n := range 2 * len(e.Data()) {
+		d := NewDecoder(e.Data()[:n/2])
+		if n%2 == 1 {
+			d = NewListDecoder(e.Data()[:n/2])
+		}
 		d.Uint8()
 		d.Uint32()
 		d.Int64()
@@ -50,7 +58,7 @@ func TestRoundTrip(t *testing.T) {
 		d.Addr()
 		d.Error()
 		if d.End() == nil {
-			t.Errorf("%d octets of %d are taken for the whole", n, len(e.Data()))
+			t.Errorf("%d octets of %d are taken for the whole", n/2, len(e.Data()))
 		}
 	}
 }

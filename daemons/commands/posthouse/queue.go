@@ -76,6 +76,11 @@ func (f *filter) match(e *showq.Entry) bool {
 	return false
 }
 
+// choose returns those that are selected, in the memory of list.
+func (f *filter) choose(list []showq.Entry) []showq.Entry {
+	return slices.DeleteFunc(list, func(e showq.Entry) bool { return !f.match(&e) })
+}
+
 // about is what the manual says of the queue.
 const about = `Where several options select, a message has to fit all of them; those about recipients have to fit one of its recipients.
 Texts are compared without regard to case.`
@@ -129,11 +134,11 @@ func listCommand() *cli.Command {
 func list(ctx context.Context, std cli.Streams, f *filter, p mailq.Printer) int {
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
-	err := showq.List(ctx, showqPath, func(e *showq.Entry) error {
-		if !f.match(e) {
+	err := showq.List(ctx, showqPath, func(page []showq.Entry) error {
+		if page = f.choose(page); len(page) == 0 {
 			return nil
 		}
-		return p.Entry(e)
+		return p.Page(page)
 	})
 	if err == nil {
 		err = p.End()
@@ -169,17 +174,18 @@ func showCommand() *cli.Command {
 			}
 			ctx, cancel := context.WithTimeout(ctx, listTimeout)
 			defer cancel()
-			err = showq.List(ctx, showqPath, func(e *showq.Entry) error {
+			err = showq.List(ctx, showqPath, func(page []showq.Entry) error {
+				page = slices.DeleteFunc(page, func(e showq.Entry) bool { return !ids[e.ID] })
+				for i := range page {
+					delete(ids, page[i].ID)
+				}
 				switch {
-				case !ids[e.ID]:
+				case len(page) == 0:
 					return nil
 				case asJSON:
-					err = mailq.JSON{W: std.Out}.Entry(e)
-				default:
-					err = show(std.Out, e)
+					return mailq.JSON{W: std.Out}.Page(page)
 				}
-				delete(ids, e.ID)
-				return err
+				return show(std.Out, page)
 			})
 			if status := report(std, "posthouse-showq.socket", err); status != cli.OK {
 				return status
@@ -202,25 +208,32 @@ func orMissing(err error) error {
 	return err
 }
 
-func show(w io.Writer, e *showq.Entry) error {
+func show(w io.Writer, list []showq.Entry) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "ID:        %s\nQueue:     %s\nSize:      %d octets\nArrival:   %s\nSender:    %s\n",
+	for i := range list {
+		describe(&b, &list[i])
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func describe(b *strings.Builder, e *showq.Entry) {
+	fmt.Fprintf(b, "ID:        %s\nQueue:     %s\nSize:      %d octets\nArrival:   %s\nSender:    %s\n",
 		e.ID, e.Queue, e.Size, e.Arrival.Format(time.RFC1123Z), e.Sender.Path())
 	if !e.Next.IsZero() {
-		fmt.Fprintf(&b, "Next try:  %s\n", e.Next.Format(time.RFC1123Z))
+		fmt.Fprintf(b, "Next try:  %s\n", e.Next.Format(time.RFC1123Z))
 	}
 	for i := range e.Recipients {
 		r := &e.Recipients[i]
-		fmt.Fprintf(&b, "Recipient: %s\n", r.Address.Path())
+		fmt.Fprintf(b, "Recipient: %s\n", r.Address.Path())
 		if !r.Original.IsNull() && r.Original != r.Address {
-			fmt.Fprintf(&b, "  given as %s\n", r.Original.Path())
+			fmt.Fprintf(b, "  given as %s\n", r.Original.Path())
 		}
 		if r.Reason != "" {
-			fmt.Fprintf(&b, "  %s (%s)\n", r.Reason, r.Status)
+			fmt.Fprintf(b, "  %s (%s)\n", r.Reason, r.Status)
 		}
 	}
-	_, err := fmt.Fprintln(w, b.String())
-	return err
+	b.WriteByte('\n')
 }
 
 func parseIDs(args []string) (map[queueid.ID]bool, error) {
@@ -289,8 +302,8 @@ func steerCommand(op queuectl.Op, name, summary string) *cli.Command {
 
 // matching returns the messages that f selects.
 func matching(ctx context.Context, f *filter) (ids []queueid.ID, err error) {
-	err = showq.List(ctx, showqPath, func(e *showq.Entry) error {
-		if f.match(e) {
+	err = showq.List(ctx, showqPath, func(page []showq.Entry) error {
+		for _, e := range f.choose(page) {
 			ids = append(ids, e.ID)
 		}
 		return nil

@@ -30,7 +30,7 @@ func mailbox(t testing.TB, s string) addr.Mailbox {
 
 // servers are showq and qmgr, as the commands see them.
 type servers struct {
-	entries []*showq.Entry
+	entries []showq.Entry
 
 	mu       sync.Mutex
 	requests []queuectl.Request
@@ -77,9 +77,10 @@ func (s *servers) start(t *testing.T) {
 	t.Cleanup(func() { showqPath, queuePath = oldShowq, oldQueue })
 	showqPath = listen(t, showq.Protocol, func(c *ipc.Conn, _ []byte) {
 		m := ipc.NewMessage()
-		for _, e := range append(s.entries, nil) {
+		for i := range s.entries {
+			p := showq.Page{Entries: s.entries[i : i+1], Last: i+1 == len(s.entries)}
 			m.Reset()
-			showq.EncodeEntry(m, e)
+			p.Encode(m)
 			c.Send(m)
 		}
 	})
@@ -110,9 +111,9 @@ func run(t *testing.T, args ...string) (status int, out, err string) {
 	return status, o.String(), e.String()
 }
 
-func entry(t *testing.T, n uint32, q showq.Queue, sender, to, reason string) *showq.Entry {
+func entry(t *testing.T, n uint32, q showq.Queue, sender, to, reason string) showq.Entry {
 	t.Helper()
-	e := &showq.Entry{Queue: q, ID: queueid.New(time.Unix(1790000000, 0), n), Size: 10, Arrival: time.Unix(1790000000, 0)}
+	e := showq.Entry{Queue: q, ID: queueid.New(time.Unix(1790000000, 0), n), Size: 10, Arrival: time.Unix(1790000000, 0)}
 	if sender != "" {
 		e.Sender = mailbox(t, sender)
 	}
@@ -124,7 +125,7 @@ func entry(t *testing.T, n uint32, q showq.Queue, sender, to, reason string) *sh
 
 // TestFilters: what selects for a listing selects for a deed.
 func TestFilters(t *testing.T) {
-	s := &servers{entries: []*showq.Entry{
+	s := &servers{entries: []showq.Entry{
 		entry(t, 0, showq.Active, "alice@example.org", "x@a.example", ""),
 		entry(t, 1, showq.Deferred, "", "x@b.example y@a.example", "Connection refused"),
 		entry(t, 2, showq.Deferred, "bob@example.org", "x@B.example", "mailbox full"),
@@ -173,7 +174,7 @@ func TestFilters(t *testing.T) {
 }
 
 func TestSteer(t *testing.T) {
-	s := &servers{entries: []*showq.Entry{entry(t, 0, showq.Deferred, "a@x.example", "b@y.example", "")}}
+	s := &servers{entries: []showq.Entry{entry(t, 0, showq.Deferred, "a@x.example", "b@y.example", "")}}
 	s.start(t)
 	id := s.entries[0].ID.String()
 	gone := func(r queuectl.Request) queuectl.Reply { return queuectl.Reply{Missing: r.IDs} }

@@ -71,8 +71,10 @@ func gather(ctx context.Context) (*status, error) {
 		return nil, fmt.Errorf("systemctl: %w", err)
 	}
 	s := &status{Units: parseUnits(string(out)), Queue: make(map[string]int)}
-	err = showq.List(ctx, showq.Path, func(e *showq.Entry) error {
-		s.Queue[e.Queue.String()]++
+	err = showq.List(ctx, showq.Path, func(page []showq.Entry) error {
+		for i := range page {
+			s.Queue[page[i].Queue.String()]++
+		}
 		return nil
 	})
 	var off *ipc.UnavailableError

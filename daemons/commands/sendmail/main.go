@@ -379,7 +379,7 @@ func (c *call) list(path string) int {
 	ctx, cancel := context.WithTimeout(context.Background(), listTimeout)
 	defer cancel()
 	p := &mailq.Text{W: c.Out}
-	err := showq.List(ctx, path, p.Entry)
+	err := showq.List(ctx, path, p.Page)
 	if err == nil {
 		err = p.End()
 	}

@@ -159,22 +159,20 @@ func TestVerify(t *testing.T) {
 // TestFlushSite: what waits for a domain is made due, and nothing else.
 func TestFlushSite(t *testing.T) {
 	id := func(n int) queueid.ID { return queueid.New(testID.Time(), uint32(n)) }
-	entry := func(n int, q showq.Queue, to string) *showq.Entry {
+	entry := func(n int, q showq.Queue, to string) showq.Entry {
 		m, err := addr.Parse(to)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return &showq.Entry{Queue: q, ID: id(n), Arrival: testID.Time(), Recipients: []showq.Recipient{{Address: m}}}
+		return showq.Entry{Queue: q, ID: id(n), Arrival: testID.Time(), Recipients: []showq.Recipient{{Address: m}}}
 	}
 	list := ipctest.Serve(t, showq.Protocol, func(c *ipc.Conn, _ []byte, _ *os.File) error {
-		for _, e := range []*showq.Entry{entry(1, showq.Deferred, "a@example.org"), entry(2, showq.Deferred, "a@EXAMPLE.org"), entry(3, showq.Deferred, "a@other.org"), entry(4, showq.Hold, "a@example.org"), nil} {
-			m := ipc.NewMessage()
-			showq.EncodeEntry(m, e)
-			if err := c.Send(m); err != nil {
-				return err
-			}
-		}
-		return nil
+		p := showq.Page{Last: true, Entries: []showq.Entry{
+			entry(1, showq.Deferred, "a@example.org"), entry(2, showq.Deferred, "a@EXAMPLE.org"), entry(3, showq.Deferred, "a@other.org"), entry(4, showq.Hold, "a@example.org"),
+		}}
+		m := ipc.NewMessage()
+		p.Encode(m)
+		return c.Send(m)
 	})
 	requests := make(chan []queueid.ID, 10)
 	control := ipctest.Serve(t, queuectl.Protocol, func(c *ipc.Conn, b []byte, _ *os.File) error {

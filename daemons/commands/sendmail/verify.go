@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 
 	"posthouse/pkg/addr"
@@ -107,11 +108,10 @@ func (c *call) flushSite(list, control, site string) int {
 	ctx, cancel := context.WithTimeout(context.Background(), listTimeout)
 	defer cancel()
 	var ids []queueid.ID
-	err := showq.List(ctx, list, func(e *showq.Entry) error {
-		for i := range e.Recipients {
-			if e.Queue == showq.Deferred && strings.EqualFold(e.Recipients[i].Address.Domain(), site) {
+	err := showq.List(ctx, list, func(page []showq.Entry) error {
+		for _, e := range page {
+			if e.Queue == showq.Deferred && slices.ContainsFunc(e.Recipients, func(r showq.Recipient) bool { return strings.EqualFold(r.Address.Domain(), site) }) {
 				ids = append(ids, e.ID)
-				break
 			}
 		}
 		return nil

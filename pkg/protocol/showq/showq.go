@@ -17,7 +17,7 @@ import (
 )
 
 // Protocol is what the socket greets with.
-var Protocol = ipc.Protocol{Name: "showq", Version: 1, MaxRequest: 16, MaxReply: 128 << 20}
+var Protocol = ipc.Protocol{Name: "showq", Version: 2, MaxRequest: 16, MaxReply: 128 << 20}
 
 // Path is where the server is.
 const Path = "/run/posthouse/public/showq"
@@ -51,16 +51,26 @@ type Recipient struct {
 	Reason   string     // of the last attempt; "" before the first
 }
 
-// Entry is one message. The last entry of a listing is nil.
+// Entry is one message.
 type Entry struct {
 	Queue      Queue
 	ID         queueid.ID
+	Bucket     int64 // of deferred/ that it was seen in: the time in its name
 	Size       int64 // octets of content
 	Arrival    time.Time
 	Next       time.Time // of the next attempt, where known
 	Sender     addr.Mailbox
 	Recipients []Recipient
 }
+
+// Page is a part of a listing, as many messages as the server finds worth a packet.
+type Page struct {
+	Entries []Entry
+	Last    bool // nothing follows
+}
+
+// MaxEntries bounds a page.
+const MaxEntries = 1000
 
 // list is the one request there is.
 const list = 1
@@ -77,14 +87,19 @@ func DecodeRequest(b []byte) error {
 	return nil
 }
 
-// EncodeEntry appends e, or with nil the end of the listing, to m.
-func EncodeEntry(m *ipc.Message, e *Entry) {
-	m.Bool(e != nil)
-	if e == nil {
-		return
+// Encode appends p to m.
+func (p *Page) Encode(m *ipc.Message) {
+	m.Bool(p.Last)
+	m.Uint32(uint32(len(p.Entries)))
+	for i := range p.Entries {
+		p.Entries[i].encode(m)
 	}
+}
+
+func (e *Entry) encode(m *ipc.Message) {
 	m.Uint8(uint8(e.Queue))
 	m.QueueID(e.ID)
+	m.Int64(e.Bucket)
 	m.Int64(e.Size)
 	m.Time(e.Arrival)
 	m.Time(e.Next)
@@ -99,28 +114,38 @@ func EncodeEntry(m *ipc.Message, e *Entry) {
 	}
 }
 
-// DecodeEntry reads an entry; nil without error is the end of the listing.
-func DecodeEntry(b []byte) (*Entry, error) {
-	d := wire.NewDecoder(b)
-	var e *Entry
-	if d.Bool() {
-		e = &Entry{Queue: Queue(d.Enum(uint8(Corrupt))), ID: d.QueueID(), Size: d.Int64(), Arrival: d.Time(), Next: d.Time(), Sender: d.Mailbox()}
+// DecodePage reads a page. On an error the result is zero.
+func DecodePage(b []byte) (Page, error) {
+	d := wire.NewListDecoder(b)
+	p := Page{Last: d.Bool()}
+	for range d.Count(MaxEntries) {
+		e := Entry{
+			Queue: Queue(d.Enum(uint8(Corrupt))), ID: d.QueueID(), Bucket: d.Int64(), Size: d.Int64(),
+			Arrival: d.Time(), Next: d.Time(), Sender: d.Mailbox(),
+		}
 		for range d.Count(MaxRecipients) {
 			e.Recipients = append(e.Recipients, Recipient{d.Mailbox(), d.Mailbox(), d.Status(), d.Text(wire.MaxText)})
 			if d.Err() != nil {
 				break
 			}
 		}
+		if e.Bucket < 0 {
+			d.Fail(fmt.Errorf("bucket %d", e.Bucket))
+		}
+		if d.Err() != nil {
+			break
+		}
+		p.Entries = append(p.Entries, e)
 	}
 	if err := d.End(); err != nil {
-		return nil, fmt.Errorf("showq entry: %w", err)
+		return Page{}, fmt.Errorf("showq page: %w", err)
 	}
-	return e, nil
+	return p, nil
 }
 
-// List asks the server at path for the queue and has each entry seen. It ends
-// early with the first error of each. ctx bounds the whole.
-func List(ctx context.Context, path string, each func(*Entry) error) error {
+// List asks the server at path for the queue and has each page of it seen, as it
+// comes. It ends early with the first error of each. ctx bounds the whole.
+func List(ctx context.Context, path string, each func([]Entry) error) error {
 	client := ipc.NewClient(path, Protocol)
 	conn, _, err := client.Get(ctx)
 	if err != nil {
@@ -139,11 +164,11 @@ func List(ctx context.Context, path string, each func(*Entry) error) error {
 		if err != nil {
 			return fmt.Errorf("showq: %w", err)
 		}
-		e, err := DecodeEntry(b)
-		if err != nil || e == nil {
+		p, err := DecodePage(b)
+		if err != nil {
 			return err
 		}
-		if err := each(e); err != nil {
+		if err := each(p.Entries); err != nil || p.Last {
 			return err
 		}
 	}

@@ -21,17 +21,17 @@ var (
 		Decode: func(b []byte) (struct{}, error) { return struct{}{}, DecodeRequest(b) },
 		Max:    Protocol.MaxRequest,
 	}
-	entries = wiretest.Codec[*Entry]{
-		Encode: func(e *Entry) []byte { return ipctest.Encode(func(m *ipc.Message) { EncodeEntry(m, e) }) },
-		Decode: DecodeEntry,
+	pages = wiretest.Codec[Page]{
+		Encode: func(p Page) []byte { return ipctest.Encode(p.Encode) },
+		Decode: DecodePage,
 		Max:    Protocol.MaxReply,
 	}
 )
 
 // entry is an entry with everything.
-func entry(t testing.TB) *Entry {
-	return &Entry{
-		Queue: Deferred, ID: queueid.New(wiretest.Time, 1), Size: 1000, Arrival: wiretest.Time, Next: wiretest.Time.Add(1e9),
+func entry(t testing.TB) Entry {
+	return Entry{
+		Queue: Deferred, ID: queueid.New(wiretest.Time, 1), Bucket: 1790000040, Size: 1000, Arrival: wiretest.Time, Next: wiretest.Time.Add(1e9),
 		Sender: wiretest.Mailbox(t, "alice@example.org"), Recipients: []Recipient{
 			{wiretest.Mailbox(t, "bob@example.net"), wiretest.Mailbox(t, "alias@example.org"), dsn.MustParse("4.4.1"), "timed out"},
 			{Address: wiretest.Mailbox(t, "carol@example.net")},
@@ -45,27 +45,31 @@ func TestRequest(t *testing.T) {
 	requests.RefusesOctets(t, "another question", []byte{list + 1})
 }
 
-func TestEntry(t *testing.T) {
-	entries.Golden(t, "entry", Protocol.Version, entry(t))
-	entries.Golden(t, "end", Protocol.Version, nil)
-	entries.Whole(t, "entry", entry(t))
-	entries.Whole(t, "end", nil)
-	wiretest.Complete(t, entry(t))
-	with := func(change func(*Entry)) *Entry {
+func TestPage(t *testing.T) {
+	page := func(e ...Entry) Page { return Page{Entries: e} }
+	two, end := page(entry(t), Entry{Queue: Hold, ID: queueid.New(wiretest.Time, 2)}), Page{Last: true}
+	pages.Golden(t, "page", Protocol.Version, two)
+	pages.Golden(t, "end", Protocol.Version, end)
+	pages.Whole(t, "page", two)
+	pages.Whole(t, "end", end)
+	wiretest.Complete(t, two, end)
+	with := func(change func(*Entry)) Page {
 		e := entry(t)
-		change(e)
-		return e
+		change(&e)
+		return page(entry(t), e)
 	}
-	entries.Accepts(t, "an entry without recipients", with(func(e *Entry) { e.Recipients = nil }))
-	entries.Limit(t, "recipients", MaxRecipients, func(n int) *Entry {
+	pages.Accepts(t, "an entry without recipients", with(func(e *Entry) { e.Recipients = nil }))
+	pages.Limit(t, "entries", MaxEntries, func(n int) Page { return page(slices.Repeat([]Entry{{ID: queueid.New(wiretest.Time, 2)}}, n)...) })
+	pages.Limit(t, "recipients", MaxRecipients, func(n int) Page {
 		return with(func(e *Entry) { e.Recipients = slices.Repeat(e.Recipients[:1], n) })
 	})
-	entries.Limit(t, "octets of reason", wire.MaxText, func(n int) *Entry {
+	pages.Limit(t, "octets of reason", wire.MaxText, func(n int) Page {
 		return with(func(e *Entry) { e.Recipients[0].Reason = wiretest.Text(n) })
 	})
-	entries.Enum(t, ".", "Queue", func(v uint8) *Entry { return with(func(e *Entry) { e.Queue = Queue(v) }) })
-	entries.Refuses(t, "no ID", with(func(e *Entry) { e.ID = queueid.ID{} }))
-	entries.Refuses(t, "a line break", with(func(e *Entry) { e.Recipients[0].Reason = "a\nb" }))
+	pages.Enum(t, ".", "Queue", func(v uint8) Page { return with(func(e *Entry) { e.Queue = Queue(v) }) })
+	pages.Refuses(t, "no ID", with(func(e *Entry) { e.ID = queueid.ID{} }))
+	pages.Refuses(t, "a bucket before all time", with(func(e *Entry) { e.Bucket = -1 }))
+	pages.Refuses(t, "a line break", with(func(e *Entry) { e.Recipients[0].Reason = "a\nb" }))
 }
 
 func TestQueue(t *testing.T) {
@@ -81,9 +85,9 @@ func TestClient(t *testing.T) {
 	Protocol.MaxReply = 1 << 20 // what is over it shall not take long
 	ipctest.TestClient(t, ipctest.Dialogue{
 		Protocol: Protocol,
-		Turns:    [][]byte{nil, entries.Encode(entry(t)), entries.Encode(entry(t)), entries.Encode(nil)},
+		Turns:    [][]byte{nil, pages.Encode(Page{Entries: []Entry{entry(t)}}), pages.Encode(Page{Entries: []Entry{entry(t), entry(t)}}), pages.Encode(Page{Last: true})},
 		Call: func(ctx context.Context, path string) (any, error) {
-			return nil, List(ctx, path, func(*Entry) error { return nil })
+			return nil, List(ctx, path, func([]Entry) error { return nil })
 		},
 	})
 }
@@ -95,25 +99,26 @@ func TestList(t *testing.T) {
 		if err := DecodeRequest(msg); err != nil {
 			return err
 		}
-		for i, id := range wiretest.IDs(3) {
+		ids := wiretest.IDs(3)
+		for _, p := range []Page{{Entries: []Entry{{ID: ids[0]}, {ID: ids[1]}}}, {Entries: []Entry{{ID: ids[2]}}, Last: true}} {
 			m := ipc.NewMessage()
-			EncodeEntry(m, &Entry{ID: id, Size: int64(i)})
+			p.Encode(m)
 			if err := c.Send(m); err != nil {
 				return err
 			}
 		}
-		m := ipc.NewMessage()
-		EncodeEntry(m, nil)
-		return c.Send(m)
+		return nil
 	})
 	stop := errors.New("stop")
 	for _, most := range []int{3, 2} {
 		var got []queueid.ID
-		err := List(t.Context(), path, func(e *Entry) error {
+		err := List(t.Context(), path, func(list []Entry) error {
 			if len(got) == most {
 				return stop
 			}
-			got = append(got, e.ID)
+			for i := range list {
+				got = append(got, list[i].ID)
+			}
 			return nil
 		})
 		if !slices.Equal(got, wiretest.IDs(most)) || errors.Is(err, stop) != (most < 3) || most == 3 && err != nil {
@@ -124,4 +129,6 @@ func TestList(t *testing.T) {
 
 func FuzzDecodeRequest(f *testing.F) { requests.Fuzz(f, struct{}{}) }
 
-func FuzzDecodeEntry(f *testing.F) { entries.Fuzz(f, nil, entry(f)) }
+func FuzzDecodePage(f *testing.F) {
+	pages.Fuzz(f, Page{Last: true}, Page{Entries: []Entry{entry(f), entry(f)}})
+}
