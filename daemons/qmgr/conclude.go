@@ -269,6 +269,7 @@ func (m *manager) appendRetries(msg *message, later []queue.Retry) error {
 func (m *manager) file(msg *message, want wish) bool {
 	msg.file.Lock()
 	next, later := m.times(msg)
+	keys := keysOf(msg.q)
 	err := m.write(msg)
 	if err == nil {
 		switch want {
@@ -301,7 +302,7 @@ func (m *manager) file(msg *message, want wish) bool {
 	case want == wantRequeue, m.ctx.Err() != nil: // not its fault: the next process tries at once
 		err = m.fileDue(m.spool.active, msg.id)
 	default:
-		err = m.fileAt(msg.id, next)
+		err = m.fileAt(msg.id, next, keys)
 	}
 	if err != nil {
 		m.log.Error(msg.fields(), "%s: stays in %s: %v", msg.id, queue.Active, err)

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
+	"slices"
+	"time"
 
 	"posthouse/pkg/ipc"
 	"posthouse/pkg/maillog"
@@ -44,10 +47,13 @@ func (m *manager) control(r queuectl.Request) queuectl.Reply {
 		m.sched.ReviveAll()
 		m.mu.Unlock()
 	}
-	if r.All {
+	switch {
+	case r.All:
 		o.all()
-	} else {
-		o.these(r.IDs)
+	case r.Destination != "":
+		o.destined(r.Destination)
+	default:
+		o.these(r.IDs, r.Buckets)
 	}
 	m.dispatch()
 	reply := queuectl.Reply{Done: o.done}
@@ -86,15 +92,58 @@ func (o *operation) all() {
 // from one directory to the next can be missed, but hardly twice.
 const rounds = 3
 
-func (o *operation) these(ids []queueid.ID) {
+// these carries it out with messages by ID; buckets says where they may be.
+func (o *operation) these(ids []queueid.ID, buckets []int64) {
 	o.left = make(map[queueid.ID]bool, len(ids))
 	for _, id := range ids {
 		o.left[id] = true
 	}
+	o.memory()
+	o.seen(ids, buckets)
 	for range rounds {
-		if o.memory(); len(o.left) > 0 {
-			o.disk()
+		if o.memory(); len(o.left) == 0 {
+			return
 		}
+		o.disk()
+	}
+}
+
+// seen carries it out with those that are where they have been seen.
+func (o *operation) seen(ids []queueid.ID, buckets []int64) {
+	if len(buckets) != len(ids) || !slices.Contains(sources[o.op], queue.Deferred) {
+		return
+	}
+	there := make(map[string][]queueid.ID)
+	for i, b := range buckets {
+		if b > 0 && o.left[ids[i]] {
+			name := queue.Bucket(time.Unix(b, 0))
+			there[name] = append(there[name], ids[i])
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(there)) {
+		p := place{queue.Deferred, name}
+		o.look(p, o.spool.in(p, func(d *queue.Directory) error { o.pick(p, d, there[name]); return nil }))
+	}
+}
+
+// pick carries it out with those of ids that are in d, which is p.
+func (o *operation) pick(p place, d *queue.Directory, ids []queueid.ID) {
+	for _, id := range ids {
+		if o.left[id] && d.Has(id) {
+			o.at(p, d, id)
+		}
+	}
+}
+
+// look comes after a look at p, which has ended with err.
+func (o *operation) look(p place, err error) {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		o.log.Warn(nil, "%v", err)
+	}
+	if p.queue == queue.Deferred {
+		o.mu.Lock()
+		o.dropBucket(p.bucket)
+		o.mu.Unlock()
 	}
 }
 
@@ -102,12 +151,19 @@ func (o *operation) these(ids []queueid.ID) {
 func (o *operation) memory() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for id, msg := range o.known {
-		if o.left != nil && !o.left[id] {
-			continue
+	if o.left == nil {
+		for id, msg := range o.known {
+			if news, _ := o.wish(msg); news {
+				o.found(id)
+			}
 		}
-		if news, fits := o.wish(msg); news || fits && o.left != nil {
-			o.found(id)
+		return
+	}
+	for id := range o.left {
+		if msg := o.known[id]; msg != nil {
+			if news, fits := o.wish(msg); news || fits {
+				o.found(id)
+			}
 		}
 	}
 }
@@ -145,23 +201,24 @@ func (o *operation) wish(msg *message) (news, fits bool) {
 	return msg.want != before, true
 }
 
+// fewIDs is how many messages are looked for by name in each directory. For more
+// of them the directories are read.
+const fewIDs = 50
+
 // disk carries it out with messages on disk.
 func (o *operation) disk() {
 	for _, p := range o.places() {
-		err := o.spool.names(p, func(d *queue.Directory, id queueid.ID) error {
+		if o.left != nil && len(o.left) <= fewIDs {
+			ids := slices.Collect(maps.Keys(o.left))
+			o.look(p, o.spool.in(p, func(d *queue.Directory) error { o.pick(p, d, ids); return nil }))
+			continue
+		}
+		o.look(p, o.spool.names(p, func(d *queue.Directory, id queueid.ID) error {
 			if o.left == nil || o.left[id] {
 				o.at(p, d, id)
 			}
 			return nil
-		})
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			o.log.Warn(nil, "%v", err)
-		}
-		if p.queue == queue.Deferred {
-			o.mu.Lock()
-			o.dropBucket(p.bucket)
-			o.mu.Unlock()
-		}
+		}))
 	}
 }
 

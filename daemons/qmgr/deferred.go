@@ -125,13 +125,17 @@ func (m *manager) dropBucket(name string) bool {
 		return false
 	}
 	delete(m.buckets, name)
+	m.index.drop(name)
 	m.settle()
 	return true
 }
 
-// fileAt moves a message from active/ to the bucket for t. m.mu is held.
-func (m *manager) fileAt(id queueid.ID, t time.Time) error {
+// fileAt moves a message from active/ to the bucket for t; keys say for whom it
+// waits. m.mu is held.
+func (m *manager) fileAt(id queueid.ID, t time.Time, keys []key) error {
 	bucket := queue.Bucket(t)
+	m.index.prepare(bucket)
+	m.index.add(bucket, id, keys)
 	if err := m.spool.file(m.spool.active, id, bucket); err != nil {
 		return err
 	}
@@ -172,6 +176,7 @@ func (m *manager) rush() (count uint32) {
 			var to string
 			if to, err = m.spool.makeDue(name); err == nil {
 				delete(m.buckets, name)
+				m.index.drop(name)
 				m.due(to)
 				count += n
 			}

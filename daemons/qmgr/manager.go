@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -71,6 +72,7 @@ type manager struct {
 	config  func() *config.Config
 	log     *maillog.Logger
 	spool   *spool
+	index   *index
 	rewrite asker
 	bounce  notifier
 	agent   func(name string) deliverer
@@ -131,6 +133,11 @@ func newManager(cfg func() *config.Config, log *maillog.Logger, sp *spool) *mana
 			log.Warn(nil, "%s/%s: left alone: is not the name of a message", p, name)
 		}
 	}
+	m.index = openIndex(filepath.Join(sp.base, queue.Index), filepath.Join(sp.base, queue.Deferred), func(err error) {
+		if m.said.isNew(queue.Index, short(err)) {
+			log.Warn(nil, "index of destinations: %v", err)
+		}
+	}, func(call string) error { return sp.struck(call, queueid.ID{}) })
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.room = sync.NewCond(&m.mu)
 	m.sched = schedule.New[*entry](func(transport string) schedule.Limits { return m.transports.limits(cfg(), transport) },
@@ -169,6 +176,7 @@ func (m *manager) stop() {
 	for _, msg := range left {
 		m.lastTry(msg)
 	}
+	m.index.seal()
 }
 
 // lastTry has the disk take what it has not taken of a message, when nothing else

@@ -63,7 +63,7 @@ type world struct {
 func newWorld(t testing.TB, log *maillog.Logger, settings string) *world {
 	t.Helper()
 	base := t.TempDir()
-	for _, d := range []string{queue.Incoming, queue.Active, queue.Deferred, queue.Hold, queue.Corrupt} {
+	for _, d := range []string{queue.Incoming, queue.Active, queue.Deferred, queue.Hold, queue.Corrupt, queue.Index} {
 		if err := os.Mkdir(filepath.Join(base, d), 0o700); err != nil {
 			t.Fatal(err)
 		}

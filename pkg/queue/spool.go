@@ -26,6 +26,10 @@ const (
 	Corrupt  = "corrupt"  // damaged
 )
 
+// Index is the directory beside them where qmgr keeps which deferred messages are
+// for which destination.
+const Index = "index"
+
 // FileMode is the mode of queue files: nothing for others, so that a delivery
 // agent cannot open its descriptor again for writing.
 const FileMode = 0o660
@@ -149,6 +153,12 @@ func (d *Directory) openat(id queueid.ID, flags int) (descriptor, error) {
 		}
 		return descriptor(fd), d.wrap("open", id.String(), err)
 	}
+}
+
+// Has reports whether there is a message of that name.
+func (d *Directory) Has(id queueid.ID) bool {
+	var st unix.Stat_t
+	return unix.Fstatat(int(d.f.Fd()), id.String(), &st, unix.AT_SYMLINK_NOFOLLOW) == nil
 }
 
 // Move makes the message appear in another directory; it is one system call.

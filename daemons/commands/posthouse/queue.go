@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"posthouse/pkg/addr"
 	"posthouse/pkg/cli"
 	"posthouse/pkg/ipc"
 	"posthouse/pkg/mailq"
@@ -95,7 +96,7 @@ func queueCommand() *cli.Command {
 			"For messages that are active, incoming or deferred. What is being delivered at this moment is held afterwards. A message grows older on hold, too."},
 		{queuectl.Release, "release", "end the hold of messages", "They are delivered at once."},
 		{queuectl.Retry, "retry", "deliver messages now that wait for their next attempt",
-			"Destinations that did not answer are asked again. With --all this is Postfix's flush."},
+			"Destinations that did not answer are asked again. With --all this is Postfix's flush. With --destination alone the rest of the queue is not looked at."},
 		{queuectl.Requeue, "requeue", "treat messages as new",
 			"For those who have not got it a message becomes new: virtual aliases are applied again, it is delivered at once, and its age counts from now on. It keeps its queue ID. A hold ends."},
 		{queuectl.Delete, "delete", "remove messages; nobody is told",
@@ -277,13 +278,20 @@ func steerCommand(op queuectl.Op, name, summary string) *cli.Command {
 			}
 			ctx, cancel := context.WithTimeout(ctx, listTimeout)
 			defer cancel()
-			list := slices.Collect(maps.Keys(ids))
-			if f.any() {
-				if list, err = matching(ctx, &f); err != nil {
+			work := []queuectl.Request{{Op: op, All: all, Destination: f.destination}}
+			switch {
+			case len(ids) > 0:
+				work = pieces(op, slices.Collect(maps.Keys(ids)), nil)
+			case f.any() && (op != queuectl.Retry || f != filter{destination: f.destination}):
+				list, buckets, err := matching(ctx, &f)
+				if err != nil {
 					return report(std, "posthouse-showq.socket", err)
 				}
+				work = pieces(op, list, buckets)
+			case f.any() && addr.CheckDomain(f.destination) != nil:
+				work = nil // no mail is for that
 			}
-			done, err := steer(ctx, op, all, list)
+			done, err := steer(ctx, work)
 			if f.any() {
 				done.Missing = nil // moved on since
 			}
@@ -300,15 +308,28 @@ func steerCommand(op queuectl.Op, name, summary string) *cli.Command {
 	}
 }
 
-// matching returns the messages that f selects.
-func matching(ctx context.Context, f *filter) (ids []queueid.ID, err error) {
+// matching returns the messages that f selects, and their buckets.
+func matching(ctx context.Context, f *filter) (ids []queueid.ID, buckets []int64, err error) {
 	err = showq.List(ctx, showqPath, func(page []showq.Entry) error {
 		for _, e := range f.choose(page) {
-			ids = append(ids, e.ID)
+			ids, buckets = append(ids, e.ID), append(buckets, e.Bucket)
 		}
 		return nil
 	})
-	return ids, err
+	return ids, buckets, err
+}
+
+// pieces makes as many requests as ids take.
+func pieces(op queuectl.Op, ids []queueid.ID, buckets []int64) (list []queuectl.Request) {
+	for len(ids) > 0 {
+		n := min(len(ids), queuectl.MaxIDs)
+		r := queuectl.Request{Op: op, IDs: ids[:n]}
+		if ids = ids[n:]; buckets != nil {
+			r.Buckets, buckets = buckets[:n], buckets[n:]
+		}
+		list = append(list, r)
+	}
+	return list
 }
 
 // steered is what came of an operation.
@@ -317,14 +338,11 @@ type steered struct {
 	Missing []string `json:"missing"`
 }
 
-// steer has an operation carried out with all messages or with those of ids, in
-// as many requests as that takes.
-func steer(ctx context.Context, op queuectl.Op, all bool, ids []queueid.ID) (steered, error) {
+// steer has requests carried out.
+func steer(ctx context.Context, list []queuectl.Request) (steered, error) {
 	var sum steered
-	for all || len(ids) > 0 {
-		piece := ids[:min(len(ids), queuectl.MaxIDs)]
-		ids = ids[len(piece):]
-		reply, err := queuectl.Do(ctx, queuePath, queuectl.Request{Op: op, All: all, IDs: piece})
+	for _, r := range list {
+		reply, err := queuectl.Do(ctx, queuePath, r)
 		if err == nil && reply.Err != nil {
 			err = reply.Err
 		}
@@ -335,7 +353,6 @@ func steer(ctx context.Context, op queuectl.Op, all bool, ids []queueid.ID) (ste
 		for _, id := range reply.Missing {
 			sum.Missing = append(sum.Missing, id.String())
 		}
-		all = false
 	}
 	return sum, nil
 }

@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -165,6 +166,9 @@ func TestFilters(t *testing.T) {
 						got += string(rune('0' + i))
 					}
 				}
+				if i == 0 && len(r.Buckets) != len(r.IDs) {
+					t.Errorf("buckets %v of %v", r.Buckets, r.IDs)
+				}
 			}
 		}
 		if status != cli.OK || got != want || len(asked) > 0 && asked[0].Op != queuectl.Hold {
@@ -215,6 +219,36 @@ func TestSteer(t *testing.T) {
 	}
 }
 
+// TestDestination: to try what waits for a domain takes no look at the queue, unless
+// something else selects, too.
+func TestDestination(t *testing.T) {
+	s := &servers{entries: []showq.Entry{entry(t, 0, showq.Deferred, "a@x.example", "b@y.example", "")}}
+	s.start(t)
+	s.entries[0].Bucket = 1790000040
+	showqUp := showqPath
+	for _, tt := range []struct {
+		args string
+		list bool
+		want []queuectl.Request
+	}{
+		{"retry --destination y.example", false, []queuectl.Request{{Op: queuectl.Retry, Destination: "y.example"}}},
+		{"retry --destination ../y", false, nil},
+		{"retry --destination y.example --sender a", true, []queuectl.Request{{Op: queuectl.Retry, IDs: []queueid.ID{s.entries[0].ID}, Buckets: []int64{1790000040}}}},
+		{"delete --destination y.example", true, []queuectl.Request{{Op: queuectl.Delete, IDs: []queueid.ID{s.entries[0].ID}, Buckets: []int64{1790000040}}}},
+		{"delete " + s.entries[0].ID.String(), false, []queuectl.Request{{Op: queuectl.Delete, IDs: []queueid.ID{s.entries[0].ID}}}},
+	} {
+		if showqPath = "/nonexistent/socket"; tt.list {
+			showqPath = showqUp
+		}
+		if status, _, errs := run(t, strings.Fields(tt.args)...); status != cli.OK {
+			t.Errorf("%s: status %d, %s", tt.args, status, errs)
+		}
+		if got := s.asked(); !reflect.DeepEqual(got, tt.want) {
+			t.Errorf("%s: %+v", tt.args, got)
+		}
+	}
+}
+
 // TestMany: more messages than one request takes are all dealt with.
 func TestMany(t *testing.T) {
 	s := &servers{}
@@ -223,7 +257,7 @@ func TestMany(t *testing.T) {
 	for n := range uint32(queuectl.MaxIDs + 10) {
 		ids = append(ids, queueid.New(time.Unix(1790000000, 0), n))
 	}
-	sum, err := steer(t.Context(), queuectl.Delete, false, ids)
+	sum, err := steer(t.Context(), pieces(queuectl.Delete, ids, make([]int64, len(ids))))
 	if requests := s.asked(); err != nil || sum.Done != len(ids) || len(requests) != 2 {
 		t.Errorf("%d of %d in %d requests: %v", sum.Done, len(ids), len(requests), err)
 	}

@@ -103,7 +103,7 @@ func (c *call) run(args []string) int {
 	case flushMode:
 		return c.flush(queuectl.Path, o.flush)
 	case siteMode:
-		return c.flushSite(showq.Path, queuectl.Path, o.site)
+		return c.flushSite(queuectl.Path, o.site)
 	case sessionMode:
 		return c.session(newSubmission(o))
 	case verifyMode:

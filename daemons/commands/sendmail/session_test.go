@@ -3,7 +3,6 @@ package main
 import (
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -18,8 +17,6 @@ import (
 	"posthouse/pkg/protocol/cleanup"
 	"posthouse/pkg/protocol/queuectl"
 	"posthouse/pkg/protocol/rewrite"
-	"posthouse/pkg/protocol/showq"
-	"posthouse/pkg/queueid"
 )
 
 // talk holds a session and returns the codes of the replies, the last line of
@@ -158,43 +155,27 @@ func TestVerify(t *testing.T) {
 
 // TestFlushSite: what waits for a domain is made due, and nothing else.
 func TestFlushSite(t *testing.T) {
-	id := func(n int) queueid.ID { return queueid.New(testID.Time(), uint32(n)) }
-	entry := func(n int, q showq.Queue, to string) showq.Entry {
-		m, err := addr.Parse(to)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return showq.Entry{Queue: q, ID: id(n), Arrival: testID.Time(), Recipients: []showq.Recipient{{Address: m}}}
-	}
-	list := ipctest.Serve(t, showq.Protocol, func(c *ipc.Conn, _ []byte, _ *os.File) error {
-		p := showq.Page{Last: true, Entries: []showq.Entry{
-			entry(1, showq.Deferred, "a@example.org"), entry(2, showq.Deferred, "a@EXAMPLE.org"), entry(3, showq.Deferred, "a@other.org"), entry(4, showq.Hold, "a@example.org"),
-		}}
-		m := ipc.NewMessage()
-		p.Encode(m)
-		return c.Send(m)
-	})
-	requests := make(chan []queueid.ID, 10)
+	requests := make(chan queuectl.Request, 10)
 	control := ipctest.Serve(t, queuectl.Protocol, func(c *ipc.Conn, b []byte, _ *os.File) error {
 		r, err := queuectl.DecodeRequest(b)
 		if err != nil {
 			return err
 		}
-		requests <- r.IDs
+		requests <- r
 		m := ipc.NewMessage()
-		queuectl.Reply{Done: 1, Missing: r.IDs[1:]}.Encode(m)
+		queuectl.Reply{Done: 1}.Encode(m)
 		return c.Send(m)
 	})
 	c := call{Streams: cli.Streams{Err: &strings.Builder{}}, program: "sendmail", log: func(string) {}}
-	if status := c.flushSite(list, control, "example.org"); status != cli.OK {
+	if status := c.flushSite(control, "example.org"); status != cli.OK {
 		t.Errorf("status %d", status)
-	} else if asked := <-requests; !slices.Equal(asked, []queueid.ID{id(1), id(2)}) {
-		t.Errorf("asked for %v", asked)
+	} else if asked := <-requests; asked.Op != queuectl.Retry || asked.Destination != "example.org" || asked.All || len(asked.IDs) > 0 {
+		t.Errorf("asked for %+v", asked)
 	}
-	if status := c.flushSite(list, "/nonexistent/socket", "none.example"); status != cli.OK {
+	if status := c.flushSite("/nonexistent/socket", "no domain"); status != cli.OK {
 		t.Errorf("nothing to do: status %d", status)
 	}
-	if status := c.flushSite("/nonexistent/socket", control, "example.org"); status != cli.Unavailable {
-		t.Errorf("without showq: status %d", status)
+	if status := c.flushSite("/nonexistent/socket", "example.org"); status != cli.Unavailable {
+		t.Errorf("without qmgr: status %d", status)
 	}
 }

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
-	"strings"
 
 	"posthouse/pkg/addr"
 	"posthouse/pkg/cli"
@@ -14,8 +12,6 @@ import (
 	"posthouse/pkg/header"
 	"posthouse/pkg/protocol/queuectl"
 	"posthouse/pkg/protocol/rewrite"
-	"posthouse/pkg/protocol/showq"
-	"posthouse/pkg/queueid"
 )
 
 // verify prints what would become of mail to the arguments (-bv): what each
@@ -104,28 +100,11 @@ func (c *call) expand(ctx context.Context, client *rewrite.Client, m addr.Mailbo
 }
 
 // flushSite makes the messages due that are for a domain (-qR).
-func (c *call) flushSite(list, control, site string) int {
+func (c *call) flushSite(control, site string) int {
+	if addr.CheckDomain(site) != nil {
+		return cli.OK // no mail is for that
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), listTimeout)
 	defer cancel()
-	var ids []queueid.ID
-	err := showq.List(ctx, list, func(page []showq.Entry) error {
-		for _, e := range page {
-			if e.Queue == showq.Deferred && slices.ContainsFunc(e.Recipients, func(r showq.Recipient) bool { return strings.EqualFold(r.Address.Domain(), site) }) {
-				ids = append(ids, e.ID)
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return c.fail(cli.Unavailable, err)
-	}
-	for len(ids) > 0 {
-		piece := ids[:min(len(ids), queuectl.MaxIDs)]
-		ids = ids[len(piece):]
-		reply, err := queuectl.Do(ctx, control, queuectl.Request{Op: queuectl.Retry, IDs: piece})
-		if status := c.steered(reply, err); status != cli.OK {
-			return status // what is missing is under way
-		}
-	}
-	return cli.OK
+	return c.steered(queuectl.Do(ctx, control, queuectl.Request{Op: queuectl.Retry, Destination: site}))
 }

@@ -383,6 +383,7 @@ func files(daemon string, things map[string]string) []deed {
 		deeds = append(deeds, deed{"read:" + things[state], read, refused},
 			deed{"append:" + things[state], write, refused}, deed{"write:" + queue + state + "/" + daemon, write, refused})
 	}
+	deeds = append(deeds, deed{"write:" + queue + "index/" + daemon, []string{"qmgr"}, refused})
 	return deeds
 }
 
@@ -405,7 +406,7 @@ func deeds(daemon string) []deed {
 	}
 	// Programs that it has written, wherever it can write.
 	dirs := []string{"/tmp", "/var/tmp", "/run", "/dev/shm", "/var/vmail", dropDir}
-	for _, state := range []string{"incoming", "active", "deferred", "hold", "corrupt"} {
+	for _, state := range []string{"incoming", "active", "deferred", "hold", "corrupt", "index"} {
 		dirs = append(dirs, "/var/spool/posthouse/"+state)
 	}
 	for _, dir := range dirs {

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 
+	"posthouse/pkg/addr"
 	"posthouse/pkg/dsn"
 	"posthouse/pkg/ipc"
 	"posthouse/pkg/queueid"
@@ -17,7 +18,7 @@ import (
 )
 
 // Protocol is what the socket greets with.
-var Protocol = ipc.Protocol{Name: "queuectl", Version: 1, MaxRequest: 4 << 20, MaxReply: 4 << 20}
+var Protocol = ipc.Protocol{Name: "queuectl", Version: 2, MaxRequest: 4 << 20, MaxReply: 4 << 20}
 
 // Path is where the server is.
 const Path = "/run/posthouse/private/queue"
@@ -37,31 +38,70 @@ const (
 // MaxIDs bounds a request and a reply.
 const MaxIDs = 100000
 
-// Request names an operation and the messages that it is for.
+// Request names an operation and the messages that it is for: all, some by ID, or
+// those for a destination.
 type Request struct {
 	Op  Op
 	All bool // every message for which the operation means something
 	IDs []queueid.ID
+	// Buckets says of each of IDs in which bucket of deferred/ it was seen, by the
+	// time in its name, so that it need not be looked for. 0: that is not known. It
+	// may be empty as a whole.
+	Buckets []int64
+	// Destination is for Retry: every deferred message that has a recipient in this
+	// domain to whom it is still to be delivered. "": not used.
+	Destination string
 }
 
 // Encode appends r to m.
 func (r Request) Encode(m *ipc.Message) {
 	m.Uint8(uint8(r.Op))
 	m.Bool(r.All)
+	m.String(r.Destination)
 	encodeIDs(&m.Encoder, r.IDs)
+	m.Uint32(uint32(len(r.Buckets)))
+	for _, b := range r.Buckets {
+		m.Int64(b)
+	}
 }
 
 // DecodeRequest reads a request. On an error the result is zero.
 func DecodeRequest(b []byte) (Request, error) {
 	d := wire.NewDecoder(b)
-	r := Request{Op: Op(d.Enum(uint8(Delete))), All: d.Bool(), IDs: decodeIDs(d)}
-	if r.Op == 0 || r.All == (len(r.IDs) > 0) {
-		d.Fail(errors.New("no operation, or not either all or some"))
+	r := Request{Op: Op(d.Enum(uint8(Delete))), All: d.Bool(), Destination: d.Text(addr.MaxDomain), IDs: decodeIDs(d)}
+	for range d.Count(MaxIDs) {
+		r.Buckets = append(r.Buckets, d.Int64())
+		if d.Err() == nil && r.Buckets[len(r.Buckets)-1] < 0 {
+			d.Fail(errors.New("a bucket before all time"))
+		}
+	}
+	if d.Err() == nil {
+		d.Fail(r.check())
 	}
 	if err := d.End(); err != nil {
 		return Request{}, fmt.Errorf("queuectl request: %w", err)
 	}
 	return r, nil
+}
+
+func (r *Request) check() error {
+	ways := 0
+	for _, used := range []bool{r.All, len(r.IDs) > 0, r.Destination != ""} {
+		if used {
+			ways++
+		}
+	}
+	switch {
+	case r.Op == 0 || ways != 1:
+		return errors.New("no operation, or not one way to select")
+	case len(r.Buckets) > 0 && len(r.Buckets) != len(r.IDs):
+		return fmt.Errorf("%d buckets for %d messages", len(r.Buckets), len(r.IDs))
+	case r.Destination == "":
+		return nil
+	case r.Op != Retry:
+		return errors.New("an operation that is not for destinations")
+	}
+	return addr.CheckDomain(r.Destination)
 }
 
 // Reply tells what was done.

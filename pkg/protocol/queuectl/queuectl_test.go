@@ -25,19 +25,32 @@ var (
 )
 
 func TestRequest(t *testing.T) {
-	some, all := Request{Op: Release, IDs: wiretest.IDs(2)}, Request{Op: Retry, All: true}
-	for name, r := range map[string]Request{"some": some, "all": all} {
+	some, all := Request{Op: Release, IDs: wiretest.IDs(2), Buckets: []int64{1790000040, 0}}, Request{Op: Retry, All: true}
+	destination := Request{Op: Retry, Destination: "example.net"}
+	for name, r := range map[string]Request{"some": some, "all": all, "destination": destination} {
 		requests.Golden(t, name, Protocol.Version, r)
 		requests.Whole(t, name, r)
 	}
-	wiretest.Complete(t, some, all)
-	requests.Limit(t, "IDs", MaxIDs, func(n int) Request { return Request{Op: Delete, IDs: wiretest.IDs(n)} })
+	wiretest.Complete(t, some, all, destination)
+	requests.Accepts(t, "no bucket", Request{Op: Delete, IDs: wiretest.IDs(2)})
+	requests.Limit(t, "IDs", MaxIDs, func(n int) Request { return Request{Op: Delete, IDs: wiretest.IDs(n), Buckets: make([]int64, n)} })
 	requests.Enum(t, ".", "Op", func(v uint8) Request { return Request{Op: Op(v), IDs: wiretest.IDs(1)} })
-	requests.Refuses(t, "all and some", Request{Op: Delete, All: true, IDs: wiretest.IDs(1)})
-	requests.Refuses(t, "neither all nor some", Request{Op: Delete})
-	requests.Refuses(t, "no ID", Request{Op: Delete, IDs: []queueid.ID{{}}})
-	requests.RefusesOctets(t, "path", []byte("\x05\x00\x00\x00\x00\x01\x00\x00\x00\x0d../../etc/pas"))
-	requests.RefusesOctets(t, "not quite all", []byte("\x05\x02\x00\x00\x00\x00"))
+	for name, r := range map[string]Request{
+		"all and some":             {Op: Delete, All: true, IDs: wiretest.IDs(1)},
+		"all and a destination":    {Op: Retry, All: true, Destination: "example.net"},
+		"some and a destination":   {Op: Retry, IDs: wiretest.IDs(1), Destination: "example.net"},
+		"delete for a destination": {Op: Delete, Destination: "example.net"},
+		"a path":                   {Op: Retry, Destination: "../../etc"},
+		"half the buckets":         {Op: Delete, IDs: wiretest.IDs(2), Buckets: []int64{60}},
+		"a bucket before all time": {Op: Delete, IDs: wiretest.IDs(1), Buckets: []int64{-60}},
+		"buckets of nothing":       {Op: Delete, All: true, Buckets: []int64{60}},
+		"no way to select":         {Op: Delete},
+		"no ID":                    {Op: Delete, IDs: []queueid.ID{{}}},
+	} {
+		requests.Refuses(t, name, r)
+	}
+	requests.RefusesOctets(t, "path", []byte("\x05\x00\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x0d../../etc/pas\x00\x00\x00\x00"))
+	requests.RefusesOctets(t, "not quite all", []byte("\x05\x02\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"))
 }
 
 func TestReply(t *testing.T) {
@@ -62,7 +75,7 @@ func TestClient(t *testing.T) {
 }
 
 func FuzzDecodeRequest(f *testing.F) {
-	requests.Fuzz(f, Request{Op: Delete, IDs: wiretest.IDs(2)}, Request{Op: Retry, All: true})
+	requests.Fuzz(f, Request{Op: Delete, IDs: wiretest.IDs(2), Buckets: []int64{60, 0}}, Request{Op: Retry, All: true}, Request{Op: Retry, Destination: "example.net"})
 }
 
 func FuzzDecodeReply(f *testing.F) {
