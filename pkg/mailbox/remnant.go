@@ -12,29 +12,66 @@ import (
 // dropRemnant removes the beginning of m from the end of f, which has size octets,
 // and returns how many it has then. It is there when a process was killed, or the
 // power went, while m was written; nobody else writes a part of m, with the queue ID
-// that is in it. The file is locked.
+// that is in it. The NULs behind it, or behind all other mail, are removed, too: when
+// the power goes, a file may have got its new size, but not what was written there. The
+// file is locked.
 func (m message) dropRemnant(f *os.File, size int64) (int64, error) {
 	most, err := m.longest()
 	if err != nil {
 		return 0, err
 	}
-	at, err := lastFrom(f, size, most)
+	end, err := beforeNULs(f, size)
+	if err != nil {
+		return 0, fmt.Errorf("read its end: %w", err)
+	}
+	at, err := lastFrom(f, end, most)
 	if err == nil {
-		err = m.compare(f, at, size)
+		err = m.compare(f, at, end)
 	}
 	if errors.Is(err, errOther) {
 		// No more than a part of the word may be there.
-		if at, err = lastLine(f, size); err == nil {
-			err = m.compare(f, at, size)
+		if at, err = lastLine(f, end); err == nil {
+			err = m.compare(f, at, end)
 		}
 	}
 	switch {
 	case errors.Is(err, errRemnant):
-		return at, f.Truncate(at)
+		end = at
 	case errors.Is(err, errOther), err == nil: // all of it is there
+	default:
+		return 0, fmt.Errorf("read its end: %w", err)
+	}
+	if end == size {
 		return size, nil
 	}
-	return 0, fmt.Errorf("read its end: %w", err)
+	return end, f.Truncate(end)
+}
+
+// maxNULs bounds the NULs that are removed: a user may make a file that has any number.
+// No mail has any, and few messages are longer.
+const maxNULs = 64 << 20
+
+// beforeNULs returns where in the size octets of f the NULs begin that it ends with; or
+// size, where they are too many.
+func beforeNULs(f *os.File, size int64) (int64, error) {
+	buf := make([]byte, 1)
+	for end := size; end > 0 && size-end <= maxNULs; {
+		start := max(end-int64(len(buf)), 0)
+		b := buf[:end-start]
+		if _, err := f.ReadAt(b, start); err != nil {
+			return 0, err
+		}
+		if text := bytes.TrimRight(b, "\x00"); len(text) > 0 {
+			return start + int64(len(text)), nil
+		}
+		if end = start; len(buf) == 1 {
+			buf = make([]byte, 16*tail)
+		}
+	}
+	if size > maxNULs {
+		return size, nil
+	}
+	return 0, nil
 }
 
 // longest is a bound of the octets of m in a mailbox file.
