@@ -256,14 +256,14 @@ func (w *world) messages(path, before, end string) (list [][]byte) {
 		return nil
 	}
 	if len(before) > 0 && len(rest) > 0 && !strings.HasSuffix(before, "\n\n") {
-		if rest, ok = bytes.CutPrefix(rest, []byte("\n\n")); !ok {
+		if rest, ok = bytes.CutPrefix(rest, []byte("\n\n")); !ok && !w.parts {
 			w.fail("I4: %s: no end of what was there: %.100q", path, rest)
 		}
 	}
 	begin := []byte("From " + sender + "  ")
 	for i, piece := range bytes.Split(rest, begin) {
 		if i == 0 {
-			if len(piece) > 0 {
+			if len(piece) > 0 && !w.parts {
 				w.fail("I4: %s: something between: %.200q", path, piece)
 			}
 			continue
@@ -273,7 +273,7 @@ func (w *world) messages(path, before, end string) (list [][]byte) {
 		switch whole = whole && bytes.HasSuffix(text, []byte(lastWords)); {
 		case whole:
 			list = append(list, text)
-		case end != "" || !w.broken():
+		case end != "" && !w.parts || end == "" && !w.broken():
 			w.fail("I4: %s: a part of a message: %.200q ... %q", path, piece, piece[max(0, len(piece)-100):])
 		}
 	}

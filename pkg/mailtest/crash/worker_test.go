@@ -126,7 +126,9 @@ func (w *world) try(p point) (*result, error) {
 			return nil, fmt.Errorf("after the power cut: %w", err)
 		}
 	}
+	w.parts = true
 	before, done := w.fates(all), w.recorded(all)
+	w.parts = false
 	w.drain()
 	w.halt(unix.SIGTERM)
 	r.Duplicates = w.judge(all, before, done, twice)

@@ -78,7 +78,8 @@ type world struct {
 	off    bool     // no power
 	bad    []string // what is wrong
 
-	sink *sink
+	sink  *sink
+	parts bool // a mailbox file may have a part of a message, which the next attempt removes
 }
 
 // newWorld makes a machine of this process, with its disks.
@@ -246,7 +247,6 @@ func (w *world) halt(sig unix.Signal) {
 	for _, u := range w.units {
 		u.stop(sig)
 	}
-	ageLocks(heldLonger) // which a daemon waits for before it ends
 	for _, u := range w.units {
 		u.wait(w)
 	}
