@@ -171,12 +171,11 @@ func TestIndexDisk(t *testing.T) {
 			t.Fatal(err)
 		}
 		tried := w.backlog(1000, 10)
-		w.retry("nowhere.example", 0)
-		if w.retry("d3.example", 100) == 0 {
-			t.Error("the index is whole, though nothing could be written")
+		for range 2 { // the second time those that were filed meanwhile
+			w.retry("d3.example", 100)
+			w.wait(30 * time.Second)
+			only(t, tried, "d3.example", 100)
 		}
-		w.wait(30 * time.Second)
-		only(t, tried, "d3.example", 100)
 		w.m.stop()
 	})
 }
