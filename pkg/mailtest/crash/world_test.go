@@ -196,7 +196,7 @@ var queues = []string{queue.Incoming, queue.Active, queue.Deferred, queue.Hold, 
 // clean makes the disk empty, but for what a package installs, and that durable.
 func (w *world) clean() error {
 	var errs []error
-	for _, q := range queues {
+	for _, q := range append([]string{queue.Index}, queues...) {
 		errs = append(errs, os.RemoveAll(spoolDir+q), os.Mkdir(spoolDir+q, 0o770))
 	}
 	boxes, err := filepath.Glob(storeDir + "*.example")
