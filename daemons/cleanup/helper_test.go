@@ -147,6 +147,7 @@ type system struct {
 	log      *testLog
 	rewrite  *testRewrite
 	incoming string
+	spare    string
 
 	mu      sync.Mutex // guards what follows
 	cfg     config.Config
@@ -184,6 +185,14 @@ func newSystem(t testing.TB, wrap ...func(spool) spool) *system {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { dir.Close() })
+	s.spare = filepath.Join(t.TempDir(), "spare")
+	if err := os.Mkdir(s.spare, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	spares, err := queue.OpenSpares(s.spare)
+	if err != nil {
+		t.Fatal(err)
+	}
 	rewritePath := ipctest.Serve(t, rewrite.Protocol, func(c *ipc.Conn, msg []byte, _ *os.File) error {
 		q, err := rewrite.DecodeRequest(msg)
 		if err != nil {
@@ -208,7 +217,7 @@ func newSystem(t testing.TB, wrap ...func(spool) spool) *system {
 	t.Cleanup(notices.close)
 	s.service = &service{
 		config: s.current, rewrite: rewrite.NewClient(rewritePath), log: s.log, now: time.Now,
-		arrived: notices.add, spool: &diskSpool{dir: dir, committer: durable.NewCommitter("auto")},
+		arrived: notices.add, spool: &diskSpool{dir: dir, spares: spares, committer: durable.NewCommitter("auto")},
 	}
 	for _, w := range wrap {
 		s.spool = w(s.spool)

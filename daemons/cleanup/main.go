@@ -36,6 +36,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"time"
 
 	"posthouse/pkg/daemon"
@@ -53,6 +55,10 @@ func setup(d *daemon.Daemon) error {
 	if err != nil {
 		return err
 	}
+	spares, err := queue.OpenSpares(queue.Dir + "/" + queue.Spare)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	asker := rewrite.NewClient(rewrite.Path)
 	notices := newNotifier(arrival.Path, arrival.FIFOPath, d.Log)
 	notices.hold = d.Hold
@@ -62,7 +68,7 @@ func setup(d *daemon.Daemon) error {
 	d.OnEnd(notices.close)
 	s := &service{
 		config: d.Config, rewrite: asker, log: d.Log, now: time.Now, arrived: notices.add,
-		spool: &diskSpool{dir: incoming, committer: durable.NewCommitter(d.Config().Queue.Sync)},
+		spool: &diskSpool{dir: incoming, spares: spares, committer: durable.NewCommitter(d.Config().Queue.Sync)},
 	}
 	d.Flushes()
 	d.HandOff() // a message takes as long as its client does

@@ -202,12 +202,16 @@ const traceSize = 64 << 10
 // checkSpace refuses messages while there is room for a few more, so that those
 // that are under way get through (Postfix's queue_minfree).
 func (s *service) checkSpace(cfg *config.Config) *dsn.Error {
+	need := max(uint64(cfg.Limits.MessageSize)/2*3, uint64(cfg.Limits.FreeSpace))
 	free, err := s.spool.free()
+	if err == nil && free < need {
+		s.spool.reclaim()
+		free, err = s.spool.free()
+	}
 	if err != nil {
 		s.log.Warn(nil, "%v", err)
 		return diskError(err)
 	}
-	need := max(uint64(cfg.Limits.MessageSize)/2*3, uint64(cfg.Limits.FreeSpace))
 	if free < need {
 		s.log.Warn(nil, "not enough free space in the queue: %d octets, %d are needed", free, need)
 		return dsn.Errorf("4.3.1", "Insufficient system storage")

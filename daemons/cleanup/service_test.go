@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -336,6 +337,7 @@ type spaceSpool struct {
 	spool
 	mu   sync.Mutex
 	left uint64
+	kept uint64 // what reclaim makes free
 	err  error
 }
 
@@ -349,6 +351,52 @@ func (s *spaceSpool) free() (uint64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.left, s.err
+}
+
+// reclaim of a disk that is full of what is kept of old messages.
+func (s *spaceSpool) reclaim() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.left += s.kept
+}
+
+// TestReclaim: no message is refused for the room that old ones take.
+func TestReclaim(t *testing.T) {
+	disk := &spaceSpool{left: 1499, kept: 1}
+	s := newSystem(t, func(s spool) spool { disk.spool = s; return disk })
+	s.configure(func(c *config.Config) { c.Limits.MessageSize, c.Limits.FreeSpace = 1000, 0 })
+	if _, err := s.submit(t, fromNetwork(t, "a@example.org"), "\r\n"); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestSpareFile: a message in the file of an old one is as any other, also where it
+// is shorter.
+func TestSpareFile(t *testing.T) {
+	s := newSystem(t)
+	old := filepath.Join(s.spare, queueid.New(time.Now(), 1).String())
+	if err := errors.Join(os.WriteFile(old, bytes.Repeat([]byte("old"), 5000), queue.FileMode), os.Chmod(old, queue.FileMode)); err != nil {
+		t.Fatal(err)
+	}
+	id, err := s.submit(t, fromNetwork(t, "a@example.org"), "Subject: new\r\n\r\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(old); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the file of the old message: %v", err)
+	}
+	f, err := os.Open(filepath.Join(s.incoming, id.String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	m, err := queue.Read(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := f.Stat(); err != nil || info.Size() != m.Offset+m.Length {
+		t.Errorf("%v, %v; the message ends at %d", info, err, m.Offset+m.Length)
+	}
 }
 
 func TestDiskError(t *testing.T) {

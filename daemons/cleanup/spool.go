@@ -27,6 +27,8 @@ type spool interface {
 	remove(id queueid.ID) error
 	// free returns how many octets may still be written.
 	free() (uint64, error)
+	// reclaim gives up what is kept of messages that are done.
+	reclaim()
 }
 
 // spoolFile is a queue file under construction.
@@ -39,6 +41,7 @@ type spoolFile interface {
 // diskSpool is incoming/.
 type diskSpool struct {
 	dir       *queue.Directory
+	spares    *queue.Spares // nil: there is no place for them
 	committer *durable.Committer
 
 	looked sync.Once
@@ -46,6 +49,11 @@ type diskSpool struct {
 }
 
 func (s *diskSpool) create(id queueid.ID) (spoolFile, error) {
+	if s.spares != nil {
+		if f, err := s.spares.Take(s.dir, id); f != nil || err != nil {
+			return f, err
+		}
+	}
 	f, err := s.dir.Create(id)
 	if err != nil {
 		return nil, err
@@ -83,6 +91,12 @@ func (s *diskSpool) free() (uint64, error) {
 			return 0, fmt.Errorf("free space: %w", err)
 		}
 		return st.Bavail * uint64(st.Frsize), nil
+	}
+}
+
+func (s *diskSpool) reclaim() {
+	if s.spares != nil {
+		s.spares.Clear()
 	}
 }
 

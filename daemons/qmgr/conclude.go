@@ -107,7 +107,7 @@ func (m *manager) complete(msg *message) {
 func (m *manager) conclude(msg *message) bool {
 	want := m.wishFor(msg)
 	if want == wantDeletion {
-		return m.remove(msg, "removed by the administrator")
+		return m.removed(msg, m.spool.remove(m.spool.active, msg.id), "removed by the administrator")
 	}
 	if want != wantHold {
 		if pending := msg.pending(); want == wantDelivery && len(pending) > 0 && m.expired(msg) {
@@ -117,7 +117,7 @@ func (m *manager) conclude(msg *message) bool {
 		m.report(msg, bounce.Success)
 	}
 	if msg.finishedBy(nil) {
-		return m.remove(msg, "removed")
+		return m.removed(msg, m.spool.retire(msg.id, msg.q), "removed")
 	}
 	if want == wantDelivery {
 		if msg.crowded != (party{}) && m.sendOut(msg) {
@@ -134,8 +134,9 @@ func (m *manager) wishFor(msg *message) wish {
 	return msg.want
 }
 
-func (m *manager) remove(msg *message, how string) bool {
-	if err := m.spool.remove(m.spool.active, msg.id); err != nil {
+// removed ends the life of a message whose file has been removed, if it has.
+func (m *manager) removed(msg *message, err error, how string) bool {
+	if err != nil {
 		m.log.Error(msg.fields(), "%s: %v", msg.id, err)
 		return false
 	}

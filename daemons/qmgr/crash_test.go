@@ -58,6 +58,9 @@ func (f *trouble) forget(t testing.TB) {
 	for _, dir := range []string{queue.Incoming, queue.Active, queue.Deferred + "/*", queue.Hold} {
 		list, _ := filepath.Glob(filepath.Join(f.base, dir, "*"))
 		for _, path := range list {
+			if path == filepath.Join(f.base, queue.Spare) {
+				continue
+			}
 			id, err := queueid.Parse(filepath.Base(path))
 			if err == nil && size(path) > f.synced[id] {
 				err = os.Truncate(path, f.synced[id])

@@ -148,7 +148,8 @@ func newManager(cfg func() *config.Config, log *maillog.Logger, sp *spool) *mana
 // start begins to look after the queue.
 func (m *manager) start() {
 	m.started = m.now()
-	m.release = m.hold() // until the queue has been looked at
+	m.spool.clearSpares() // a crash may have left some
+	m.release = m.hold()  // until the queue has been looked at
 	m.feeding = freshFeeder | deferredFeeder | leftFeeder
 	m.wg.Go(m.feedLeft)
 	m.wg.Go(m.feedFresh)
@@ -177,6 +178,7 @@ func (m *manager) stop() {
 		m.lastTry(msg)
 	}
 	m.index.seal()
+	m.spool.clearSpares()
 }
 
 // lastTry has the disk take what it has not taken of a message, when nothing else

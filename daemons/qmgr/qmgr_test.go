@@ -63,7 +63,7 @@ type world struct {
 func newWorld(t testing.TB, log *maillog.Logger, settings string) *world {
 	t.Helper()
 	base := t.TempDir()
-	for _, d := range []string{queue.Incoming, queue.Active, queue.Deferred, queue.Hold, queue.Corrupt, queue.Index} {
+	for _, d := range []string{queue.Incoming, queue.Spare, queue.Active, queue.Deferred, queue.Hold, queue.Corrupt, queue.Index} {
 		if err := os.Mkdir(filepath.Join(base, d), 0o700); err != nil {
 			t.Fatal(err)
 		}
@@ -221,11 +221,19 @@ func (w *world) where() string {
 	var out []string
 	for _, d := range []string{queue.Incoming, queue.Active, queue.Deferred + "/*", queue.Hold, queue.Corrupt} {
 		list, _ := filepath.Glob(filepath.Join(w.base, d, "*"))
-		for range list {
-			out = append(out, strings.TrimSuffix(d, "/*"))
+		for _, path := range list {
+			if path != filepath.Join(w.base, queue.Spare) {
+				out = append(out, strings.TrimSuffix(d, "/*"))
+			}
 		}
 	}
 	return strings.Join(out, " ")
+}
+
+// spares lists the files that are kept for new messages.
+func (w *world) spares() []string {
+	list, _ := filepath.Glob(filepath.Join(w.base, queue.Spare, "*"))
+	return list
 }
 
 // read reads the one message that is deferred.

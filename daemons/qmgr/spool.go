@@ -16,6 +16,7 @@ import (
 type spool struct {
 	base                            string
 	incoming, active, held, damaged *queue.Directory
+	spares                          *queue.Spares // nil: there is no place for them
 
 	odd func(p place, name string) // hears of what is in the queue and none of ours; may be nil
 
@@ -53,6 +54,15 @@ func (s *spool) remove(d *queue.Directory, id queueid.ID) error {
 	return d.Remove(id)
 }
 
+// retire removes a message of active/ that is done. Its file may get another one,
+// and whatever hinders that is no reason to keep the message.
+func (s *spool) retire(id queueid.ID, q *queue.Message) error {
+	if s.spares != nil && s.struck("rename", id) == nil && s.spares.Put(s.active, q, id) == nil {
+		return nil
+	}
+	return s.remove(s.active, id)
+}
+
 // append writes an outcome into the file of a message, which is q.
 func (s *spool) append(d *queue.Directory, id queueid.ID, q *queue.Message, o queue.Outcome) error {
 	if err := s.struck("write", id); err != nil {
@@ -88,7 +98,19 @@ func openSpool(base string) (*spool, error) {
 			return nil, err
 		}
 	}
+	sp, err := queue.OpenSpares(filepath.Join(base, queue.Spare))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	s.spares = sp
 	return s, nil
+}
+
+// clearSpares has nothing left of messages that are gone.
+func (s *spool) clearSpares() {
+	if s.spares != nil {
+		s.spares.Clear()
+	}
 }
 
 // place says where a message is: the name of a queue, or of a bucket of
@@ -206,11 +228,13 @@ func (s *spool) names(p place, each func(*queue.Directory, queueid.ID) error) er
 	return s.in(p, func(d *queue.Directory) error {
 		return d.Names(func(name string) error {
 			id, err := queueid.Parse(name)
-			if err != nil {
+			switch {
+			case err == nil:
+				return each(d, id)
+			case filepath.Join(p.queue, name) != queue.Spare:
 				s.isOdd(p, name)
-				return nil
 			}
-			return each(d, id)
+			return nil
 		})
 	})
 }

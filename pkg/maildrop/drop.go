@@ -33,15 +33,13 @@ type Dropped struct {
 	dir  string
 	name string
 	temp bool // the name is the temporary one
-
-	syncfs func(fd int) error // that of the kernel, but for tests
 }
 
 // Create begins a message in the directory dir. It ends with Commit or Abort.
 func Create(dir string, e *envelope.Envelope) (*Dropped, error) {
 	// The name cannot be guessed: who knows the name of a file that he may not see
 	// could hinder it with a hard link.
-	d := &Dropped{dir: dir, name: rand.Text(), temp: true, syncfs: unix.Syncfs}
+	d := &Dropped{dir: dir, name: rand.Text(), temp: true}
 	f, err := os.OpenFile(d.path(), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, err
@@ -83,7 +81,7 @@ func (d *Dropped) Write(p []byte) (int, error) { return d.enc.Write(p) }
 
 // Commit returns the path of the message when that is on disk. The directory
 // itself cannot be opened by whoever drops, nor be flushed by itself: so the file
-// system is. What pickup has taken before an error is in its hands, and no failure.
+// system is.
 func (d *Dropped) Commit() (string, error) {
 	err := d.enc.end()
 	if err == nil {
@@ -96,17 +94,14 @@ func (d *Dropped) Commit() (string, error) {
 		d.temp = err != nil
 	}
 	if err == nil {
-		if err = d.syncfs(int(d.f.Fd())); err != nil && errors.Is(os.Remove(d.path()), fs.ErrNotExist) {
-			err = nil
-		}
+		err = unix.Syncfs(int(d.f.Fd()))
 	}
 	if err != nil {
 		err = &fs.PathError{Op: "write", Path: d.path(), Err: err}
 		d.Abort()
 		return "", err
 	}
-	_ = d.f.Close() // all is on disk: the caller must not drop it once more
-	return d.path(), nil
+	return d.path(), d.f.Close()
 }
 
 // Abort gives the message up.

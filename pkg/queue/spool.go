@@ -167,6 +167,13 @@ func (d *Directory) Move(id queueid.ID, to *Directory) error {
 	return d.wrap("rename", id.String(), err)
 }
 
+// moveNew makes the file of old the one of a new message in another directory; it
+// fails if there is one.
+func (d *Directory) moveNew(old queueid.ID, to *Directory, id queueid.ID) error {
+	err := unix.Renameat2(int(d.f.Fd()), old.String(), int(to.f.Fd()), id.String(), unix.RENAME_NOREPLACE)
+	return d.wrap("rename", old.String(), err)
+}
+
 // Remove removes the message.
 func (d *Directory) Remove(id queueid.ID) error {
 	return d.wrap("unlink", id.String(), unix.Unlinkat(int(d.f.Fd()), id.String(), 0))

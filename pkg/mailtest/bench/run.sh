@@ -115,10 +115,10 @@ SETUP
 queue() {
 	case $1 in
 	postfix) echo "$disk/postfix/spool/postfix/incoming $disk/postfix/spool/postfix/active $disk/postfix/spool/postfix/deferred" ;;
-	posthouse) echo "$disk/posthouse/spool/posthouse" ;;
+	posthouse) for each in incoming active deferred hold corrupt; do echo "$disk/posthouse/spool/posthouse/$each"; done ;;
 	esac
 }
-files() { find "$@" -type f 2>/dev/null | wc -l; }
+files() { find "$@" -type f ! -path '*/spare/*' 2>/dev/null | wc -l; }
 cpu() { while read -r g; do if [ -f "$g/cpu.stat" ]; then sed -n 's/^usage_usec //p' "$g/cpu.stat"; fi; done <"$STATE/bench-$1/cgroups"; }
 flushes() { awk -v major="$(stat -c %Hd "$disk")" -v minor="$(stat -c %Ld "$disk")" '$1 == major && $2 == minor {print $19}' /proc/diskstats; }
 now() { date +%s%N; }

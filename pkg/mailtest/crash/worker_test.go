@@ -88,10 +88,6 @@ func (w *world) try(p point) (*result, error) {
 		fmt.Fprintf(os.Stderr, "%s hangs:\n%s\n", p, b[:runtime.Stack(b, true)])
 		os.Exit(1)
 	}).Stop()
-	today, err := dayOf(p.Unit)
-	if err != nil {
-		return nil, err
-	}
 	if err := w.clean(); err != nil {
 		return nil, err
 	}
@@ -105,7 +101,7 @@ func (w *world) try(p point) (*result, error) {
 	if err := w.boot(); err != nil {
 		return nil, err
 	}
-	all := today.live(w)
+	all := w.scenario()
 	w.mu.Lock()
 	r := &result{Counts: w.counts}
 	if w.struck != nil {
@@ -126,9 +122,7 @@ func (w *world) try(p point) (*result, error) {
 			return nil, fmt.Errorf("after the power cut: %w", err)
 		}
 	}
-	w.parts = true
 	before, done := w.fates(all), w.recorded(all)
-	w.parts = false
 	w.drain()
 	w.halt(unix.SIGTERM)
 	r.Duplicates = w.judge(all, before, done, twice)

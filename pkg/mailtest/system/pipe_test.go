@@ -327,7 +327,7 @@ func (p pipes) killed() {
 		if n := count(p.t, p.Machine, "/srv/list/new"); n > 0 && n < messages { // in the middle of it
 			p.Script("systemctl kill --kill-who=main -s KILL " + unit + " || true") // it may be about to start again
 		}
-		return p.Script("cd /var/spool/posthouse && for i in 1 2; do find deferred incoming active -type f || echo changes; done") == ""
+		return p.Script("cd /var/spool/posthouse && for i in 1 2; do find deferred incoming active -type f ! -path '*/spare/*' || echo changes; done") == ""
 	})
 	journal := p.Journal("-t", "systemd", "-o", "cat")
 	if n := strings.Count(journal, unit+": Main process exited, code=killed, status=9/KILL"); n < kills {

@@ -111,7 +111,7 @@ func TestSandbox(t *testing.T) {
 				}
 			}
 			s.Run("systemctl", "unmask", "--runtime", "posthouse-pickup.path")
-			s.Script("find /var/spool/posthouse -mindepth 2 ! -path " + dropDir + " -delete; systemctl start posthouse.target posthouse-smtpd.socket posthouse-submission.socket posthouse-pipe@" + instance + ".socket")
+			s.Script("find /var/spool/posthouse -mindepth 2 ! -path " + dropDir + " ! -path '*/incoming/spare' -delete; systemctl start posthouse.target posthouse-smtpd.socket posthouse-submission.socket posthouse-pipe@" + instance + ".socket")
 			for _, daemon := range s.daemons {
 				s.connects(daemon)
 			}

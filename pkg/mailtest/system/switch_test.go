@@ -139,7 +139,7 @@ func setIDs(m *mailtest.Machine) []string {
 func newPrivileges(t *testing.T, m *mailtest.Machine, before []string) {
 	t.Helper()
 	const spool = "d:/var/spool/posthouse/"
-	ours := []string{spool + "active", spool + "corrupt", spool + "deferred", spool + "hold", spool + "incoming", spool + "maildrop/drop"}
+	ours := []string{spool + "active", spool + "corrupt", spool + "deferred", spool + "hold", spool + "incoming", spool + "incoming/spare", spool + "maildrop/drop"}
 	got := missing(setIDs(m), before)
 	slices.Sort(got)
 	if !slices.Equal(got, ours) {

@@ -115,6 +115,6 @@ func (l *load) flush() {
 	l.t.Helper()
 	l.WaitFor("the end of deliveries", 3*time.Minute, func() bool {
 		l.Script("posthouse queue retry --all; printf x >/run/posthouse/public/qmgr")
-		return l.Script("cd "+spoolDir+" && for i in 1 2; do find deferred hold incoming active -type f || echo changes; done") == ""
+		return l.Script("cd "+spoolDir+" && for i in 1 2; do find deferred hold incoming active -type f ! -path '*/spare/*' || echo changes; done") == ""
 	})
 }

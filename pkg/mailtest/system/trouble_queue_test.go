@@ -210,7 +210,7 @@ func (g *garbage) settle() {
 		}
 	}()
 	g.WaitFor("the queue to settle", 3*time.Minute, func() bool {
-		got = g.Script("cd " + spoolDir + ` && { find incoming active deferred hold -mindepth 1 -not \( -type d -regex 'deferred/[0-9]*' -name '??????????' \) || echo changes; } |
+		got = g.Script("cd " + spoolDir + ` && { find incoming active deferred hold -mindepth 1 -not -path '*/spare*' -not \( -type d -regex 'deferred/[0-9]*' -name '??????????' \) || echo changes; } |
 			sed 's,deferred/[0-9]\{10\}/,deferred/,' | LC_ALL=C sort`)
 		return got == want
 	})

@@ -2,10 +2,8 @@ package user
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/exec"
 	"strings"
@@ -40,10 +38,7 @@ func (u *User) command(ctx context.Context, r *deliver.Request, content io.Reade
 		Name: r.Command, Args: words(r.Command), Env: env, Dir: "/",
 		Limit: min(limit, MaxTimeout), Late: dsn.MustParse("5.3.0"), // as Postfix has it
 	}
-	switch ok, err := canEnter(u.Home); {
-	case err != nil:
-		return "", fmt.Errorf("home directory: %w", err)
-	case ok:
+	if canEnter(u.Home) {
 		c.Dir = u.Home
 	}
 	input, err := command.Input(func(w io.Writer) error {
@@ -81,20 +76,9 @@ func words(line string) []string {
 	return []string{"/bin/sh", "-c", line}
 }
 
-// canEnter reports whether dir is a directory that this user may be in. What is not
-// known is an error: somewhere else a command would not do what it is to do.
-func canEnter(dir string) (bool, error) {
+func canEnter(dir string) bool {
 	info, err := os.Stat(dir)
-	if err == nil && info.IsDir() {
-		err = unix.Access(dir, unix.X_OK)
-	}
-	switch {
-	case err == nil:
-		return info.IsDir(), nil
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission), errors.Is(err, unix.ENOTDIR):
-		return false, nil
-	}
-	return false, err
+	return err == nil && info.IsDir() && unix.Access(dir, unix.X_OK) == nil
 }
 
 // isVariable reports whether the environment may have s.
