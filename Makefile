@@ -33,7 +33,7 @@ check: ## formatting, vet, staticcheck, unit tests with the race detector, impor
 
 test: check deb rpm lint ## everything: check, packages, linters, and the packages in booted containers
 	$(SETUP) test
-	go test -tags system -count=1 -timeout 30m -v ./pkg/mailtest/crash/ -every 8
+	go test -tags system -count=1 -timeout 30m -v ./pkg/mailtest/crash/ -every 16
 	go test -tags system -count=1 -timeout 60m ./pkg/mailtest/system/...
 
 crash: ## daemons killed, power cut, and an error, at every system call of a message's way

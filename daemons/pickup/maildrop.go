@@ -81,6 +81,24 @@ func (d *drops) loop(ctx context.Context) (end, run func()) {
 			case <-ended:
 			}
 		}
+		d.last()
+	}
+}
+
+// last tries once more to remove what is in the queue already: the next process does
+// not know that it is, and would submit it again.
+func (d *drops) last() {
+	if len(d.taken) == 0 {
+		return
+	}
+	dir, err := maildrop.OpenDirectory(d.path)
+	if err != nil {
+		d.trouble(err)
+		return
+	}
+	defer dir.Close() // opened for reading
+	for name := range d.taken {
+		_ = d.remove(dir, name) // that it cannot be has been logged
 	}
 }
 

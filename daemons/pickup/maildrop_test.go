@@ -253,6 +253,22 @@ func TestDroppedRemove(t *testing.T) {
 	}
 }
 
+// TestDroppedRemoveAtTheEnd: nor is it by the next process.
+func TestDroppedRemoveAtTheEnd(t *testing.T) {
+	d := newTestDrops(t, &testCleanup{})
+	d.taken["NAME"] = true
+	path := d.drop(t, submission(t), "x\r\n")
+	if err := os.Rename(path, filepath.Join(d.dir, "NAME")); err != nil {
+		t.Fatal(err)
+	}
+	d.end = true
+	_, run := d.loop(t.Context())
+	run()
+	if d.left(t) != "" || len(d.cleanup.opened) > 0 {
+		t.Errorf("%q, %d submitted", d.left(t), len(d.cleanup.opened))
+	}
+}
+
 // TestDropsLoop: it looks when it begins and when it is told, and ends when it is
 // told, in the middle of a message too, which stays.
 func TestDropsLoop(t *testing.T) {

@@ -1,6 +1,7 @@
 package mailbox
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -40,6 +41,96 @@ func TestRemnant(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// TestNULs: where the power went while a message was written, there may be NULs for what
+// was, or for the rest of it. They are gone when this message, or another one, is in the
+// mailbox.
+func TestNULs(t *testing.T) {
+	const head = "Return-Path: <s@example.org>\n"
+	other := "From other@example.org  Wed Nov  4 09:08:06 2026\nx\n\n"
+	for _, before := range []string{"", other, "no end of a line"} {
+		for _, nuls := range []int{1, 500, 40 * tail} {
+			dir := t.TempDir()
+			b := mbox(t, dir, &syncer{})
+			path := filepath.Join(dir, "alice")
+			write := func(s string) {
+				t.Helper()
+				if err := os.WriteFile(path, []byte(s), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			deliver := func(body string) string {
+				t.Helper()
+				if err := b.Append("s@example.org", date, head, strings.NewReader(body)); err != nil {
+					t.Fatal(err)
+				}
+				return content(t, dir)
+			}
+			const body = "Received: by x id 1\r\n\r\nend\r\n"
+			write(before)
+			whole := deliver(body)
+			for n := len(before); n < len(whole); n++ {
+				write(whole[:n] + strings.Repeat("\x00", nuls))
+				if got := deliver(body); got != whole {
+					t.Fatalf("%q, then %d NULs: %.300q", whole[:n], nuls, got)
+				}
+				// They may be in the middle, and the message end where it does or before.
+				const hidden = 30
+				for end := n + hidden + 1; nuls == 1 && end <= len(whole); end += 7 {
+					hole := whole[:n] + strings.Repeat("\x00", hidden) + whole[n+hidden:end]
+					write(hole)
+					if got := deliver(body); got != whole {
+						t.Fatalf("%q: %.300q", hole, got)
+					}
+				}
+			}
+			write(before)
+			want := deliver("another\r\n")
+			write(before + strings.Repeat("\x00", nuls))
+			if got := deliver("another\r\n"); got != want {
+				t.Fatalf("%q, then %d NULs: %.300q", before, nuls, got)
+			}
+		}
+	}
+}
+
+// TestForeignNULs: mail of others with NULs in it is left alone.
+func TestForeignNULs(t *testing.T) {
+	const head, body = "Return-Path: <s@example.org>\n", "Received: by x id 1\r\n\r\nend\r\n"
+	first := FromLine("s@example.org", date)
+	for _, old := range []string{
+		first + head + "Received: by x id \x00\n\nanother\n\n",
+		first + "\x00\n\n",
+		"x\x00\n\n",
+		"\x00\x00\x00\x00ly the end of another\n\n",
+	} {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "alice"), []byte(old), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := mbox(t, dir, &syncer{}).Append("s@example.org", date, head, strings.NewReader(body)); err != nil {
+			t.Fatal(err)
+		}
+		if got := content(t, dir); !strings.HasPrefix(got, old) {
+			t.Errorf("after %q: %q", old, got)
+		}
+	}
+}
+
+// TestManyNULs: a hole of any size in a file of a user's costs no more than a bound.
+func TestManyNULs(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "alice")
+	if err := errors.Join(os.WriteFile(path, []byte("x"), 0o600), os.Truncate(path, 1<<40)); err != nil {
+		t.Fatal(err)
+	}
+	if err := mbox(t, dir, &syncer{}).Append("s@example.org", date, "", strings.NewReader("body\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Size() < 1<<40 {
+		t.Errorf("%v, %v", info.Size(), err)
 	}
 }
 

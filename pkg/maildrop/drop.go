@@ -33,13 +33,15 @@ type Dropped struct {
 	dir  string
 	name string
 	temp bool // the name is the temporary one
+
+	syncfs func(fd int) error // that of the kernel, but for tests
 }
 
 // Create begins a message in the directory dir. It ends with Commit or Abort.
 func Create(dir string, e *envelope.Envelope) (*Dropped, error) {
 	// The name cannot be guessed: who knows the name of a file that he may not see
 	// could hinder it with a hard link.
-	d := &Dropped{dir: dir, name: rand.Text(), temp: true}
+	d := &Dropped{dir: dir, name: rand.Text(), temp: true, syncfs: unix.Syncfs}
 	f, err := os.OpenFile(d.path(), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, err
@@ -81,7 +83,7 @@ func (d *Dropped) Write(p []byte) (int, error) { return d.enc.Write(p) }
 
 // Commit returns the path of the message when that is on disk. The directory
 // itself cannot be opened by whoever drops, nor be flushed by itself: so the file
-// system is.
+// system is. What pickup has taken before an error is in its hands, and no failure.
 func (d *Dropped) Commit() (string, error) {
 	err := d.enc.end()
 	if err == nil {
@@ -94,14 +96,17 @@ func (d *Dropped) Commit() (string, error) {
 		d.temp = err != nil
 	}
 	if err == nil {
-		err = unix.Syncfs(int(d.f.Fd()))
+		if err = d.syncfs(int(d.f.Fd())); err != nil && errors.Is(os.Remove(d.path()), fs.ErrNotExist) {
+			err = nil
+		}
 	}
 	if err != nil {
 		err = &fs.PathError{Op: "write", Path: d.path(), Err: err}
 		d.Abort()
 		return "", err
 	}
-	return d.path(), d.f.Close()
+	_ = d.f.Close() // all is on disk: the caller must not drop it once more
+	return d.path(), nil
 }
 
 // Abort gives the message up.

@@ -105,6 +105,33 @@ func TestDrop(t *testing.T) {
 	}
 }
 
+// TestLateErrors: whoever is told of an error drops the message once more. So none is
+// told of when the message is on disk, or pickup has it; and of another one nothing stays.
+func TestLateErrors(t *testing.T) {
+	for what, tt := range map[string]struct {
+		syncfs func(d *Dropped) error
+		ok     bool
+	}{
+		"close fails":                 {func(d *Dropped) error { return d.f.Close() }, true},
+		"flush fails":                 {func(*Dropped) error { return unix.EIO }, false},
+		"flush fails, but it is gone": {func(d *Dropped) error { return errors.Join(os.Remove(d.path()), unix.EIO) }, true},
+	} {
+		dir := newDir(t)
+		d, err := Create(dir, sample(t).Envelope)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.syncfs = func(int) error { return tt.syncfs(d) }
+		_, err = d.Commit()
+		if (err == nil) != tt.ok {
+			t.Errorf("%s: %v", what, err)
+		}
+		if left := names(t, dir); len(left) > 0 && err != nil {
+			t.Errorf("%s: %q is left", what, left)
+		}
+	}
+}
+
 // TestAbort: what is given up leaves nothing.
 func TestAbort(t *testing.T) {
 	dir := newDir(t)

@@ -17,7 +17,7 @@ type class uint8
 
 const (
 	other  class = iota
-	file         // in the queue or in the mail store
+	file         // in the queue, the mail store or a home directory, or a copy of a message
 	config       // a file of the system, for reading
 	socket       // to another daemon or host, or a FIFO
 	log
@@ -113,7 +113,7 @@ func look(n *notification) *call {
 	switch {
 	case c.path == logFile:
 		c.class = log
-	case strings.HasPrefix(c.path, spoolDir) || strings.HasPrefix(c.path, storeDir):
+	case slices.ContainsFunc([]string{spoolDir, storeDir, homeDir, tempDir}, func(dir string) bool { return strings.HasPrefix(c.path, dir) }):
 		c.class = file
 	case strings.HasPrefix(c.path, "socket:") || strings.HasPrefix(c.path, "/run/"):
 		c.class = socket
@@ -163,6 +163,14 @@ func (c *call) fits(fault string) bool {
 		return changesFile || speaks
 	}
 	errs := ""
+	switch c.class {
+	case file:
+		if c.name == "close" && strings.HasPrefix(c.path, mboxDir) {
+			// A close that fails closes, but not here; and what stays open would stay locked.
+			return false
+		}
+	default:
+	}
 	switch c.class {
 	case file, config:
 		errs = r.onFile

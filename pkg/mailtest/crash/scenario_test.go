@@ -35,14 +35,19 @@ type message struct {
 	refused  bool
 	deleted  bool // the administrator has been told so
 	doomed   bool // the administrator wanted it
+	dropped  bool // it came by the maildrop
 }
 
-// body is of a size that is written in several pieces where n is large.
+// lastWords end each message.
+const lastWords = "which nobody should ever see changed.\n.\n"
+
+// newMessage makes one of a size that is written in several pieces where there are many
+// lines.
 func newMessage(mark, lines int, rcpts ...string) *message {
 	var b strings.Builder
-	fmt.Fprintf(&b, "From: sender@virtual.example\nSubject: message %d\nX-Mark: %d\n\n", mark, mark)
+	fmt.Fprintf(&b, "From: sender@virtual.example\nDate: Sat, 3 Jan 2026 01:05:34 +0000\nMessage-ID: <%d@client.example>\nSubject: message\nX-Mark: %d\n\n", mark, mark)
 	for i := range lines {
-		fmt.Fprintf(&b, "Line %d of message %d, which nobody should ever see changed.\n.\n", i, mark)
+		fmt.Fprintf(&b, "From line %d of message %d on, "+lastWords, i, mark)
 	}
 	return &message{mark: mark, rcpts: rcpts, content: b.String()}
 }
@@ -92,10 +97,10 @@ func (w *world) ask(op queuectl.Op, ids ...queueid.ID) bool {
 	return err == nil && reply.Err == nil && len(reply.Missing) == 0
 }
 
-// in reports whether a message is in a queue.
+// in reports whether a message is in a queue; "" is any.
 func (w *world) in(q string, m *message) bool {
 	for _, f := range w.files() {
-		if strings.HasPrefix(f, q+"/") && strings.HasSuffix(f, "/"+m.id.String()) {
+		if strings.HasPrefix(f, q) && strings.HasSuffix(f, "/"+m.id.String()) {
 			return true
 		}
 	}
@@ -132,32 +137,50 @@ func (w *world) step(name string, is func() bool) bool {
 	return done
 }
 
-// scenario is a day in the life of a queue.
-func (w *world) scenario() []*message {
+// day is something that the machine does for a while, and whose calls are counted.
+type day struct {
+	name  string
+	units []string
+	live  func(*world) []*message
+}
+
+var days = []day{
+	{"a day of the queue", []string{"smtpd", "cleanup", "rewrite", "qmgr", "virtual", "smtp", "bounce", remote}, (*world).queueDay},
+	{"a day of accounts", []string{command, "pickup", "local", "deliver", child}, (*world).accountDay},
+}
+
+// dayOf returns the day in which the calls of a unit are counted.
+func dayOf(unit string) (day, error) {
+	for _, d := range days {
+		if slices.Contains(d.units, unit) {
+			return d, nil
+		}
+	}
+	return day{}, fmt.Errorf("no unit %q", unit)
+}
+
+// queueDay has messages come by SMTP, stay, and leave in all ways that there are.
+func (w *world) queueDay() []*message {
 	big := newMessage(2, 500, "b@lmtp.example", "c@virtual.example", "d@lmtp.example")
 	main := newMessage(1, 10, "a@virtual.example", "ok@smtp.example", "later@smtp.example", "no@smtp.example")
 	last := newMessage(3, 1, "later@smtp.example")
 	all := []*message{main, big, last}
 	var both sync.WaitGroup
 	for _, m := range all[:2] {
-		both.Go(func() { w.submit(m) })
+		both.Go(func() { w.send(m) })
 	}
 	both.Wait()
 	deferred := func(m *message) func() bool {
 		return func() bool { return w.settled() && (w.in(queue.Deferred, m) || !m.accepted) }
 	}
 	held := func() bool { return w.in(queue.Hold, main) || !main.accepted }
-	steps := []struct {
-		name string
-		do   func()
-		is   func() bool
-	}{
+	steps := []step{
 		{"delivery", func() {}, func() bool { return deferred(main)() && !w.in("", big) }},
 		{"hold", func() { w.ask(queuectl.Hold, main.id) }, held},
 		{"release", func() { w.ask(queuectl.Release, main.id) }, deferred(main)},
 		{"retry", func() { w.ask(queuectl.Retry) }, deferred(main)},
 		{"requeue", func() { w.ask(queuectl.Requeue, main.id) }, deferred(main)},
-		{"another", func() { w.submit(last) }, deferred(last)},
+		{"another", func() { w.send(last) }, deferred(last)},
 		{"delete", func() {
 			if last.accepted {
 				last.doomed = true
@@ -167,20 +190,33 @@ func (w *world) scenario() []*message {
 		}, func() bool { return !w.in("", last) }},
 		{"the end", func() { w.sink.atHome(false); w.ask(queuectl.Retry) }, w.isEmpty},
 	}
+	w.follow(steps)
+	return all
+}
+
+// step of a day: what is done, and what has come of it when it is at its end.
+type step struct {
+	name string
+	do   func()
+	is   func() bool
+}
+
+// follow takes one step after the other, until one does not come to its end.
+func (w *world) follow(steps []step) {
 	for _, s := range steps {
 		s.do()
 		if !w.step(s.name, s.is) {
 			break
 		}
 	}
-	return all
 }
 
 // drain starts the machine again, with nothing that goes wrong any more, and waits
 // until the queue is empty.
 func (w *world) drain() {
 	w.sink.atHome(true)
-	// What its writer has left is old by now.
+	// What its writer has left is old by now, and what has left a lock.
+	ageLocks(0)
 	for _, f := range w.files() {
 		if strings.HasPrefix(f, queue.Incoming) {
 			old := time.Now().Add(-5 * time.Hour)

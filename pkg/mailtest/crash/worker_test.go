@@ -88,6 +88,10 @@ func (w *world) try(p point) (*result, error) {
 		fmt.Fprintf(os.Stderr, "%s hangs:\n%s\n", p, b[:runtime.Stack(b, true)])
 		os.Exit(1)
 	}).Stop()
+	today, err := dayOf(p.Unit)
+	if err != nil {
+		return nil, err
+	}
 	if err := w.clean(); err != nil {
 		return nil, err
 	}
@@ -101,7 +105,7 @@ func (w *world) try(p point) (*result, error) {
 	if err := w.boot(); err != nil {
 		return nil, err
 	}
-	all := w.scenario()
+	all := today.live(w)
 	w.mu.Lock()
 	r := &result{Counts: w.counts}
 	if w.struck != nil {
@@ -122,7 +126,9 @@ func (w *world) try(p point) (*result, error) {
 			return nil, fmt.Errorf("after the power cut: %w", err)
 		}
 	}
+	w.parts = true
 	before, done := w.fates(all), w.recorded(all)
+	w.parts = false
 	w.drain()
 	w.halt(unix.SIGTERM)
 	r.Duplicates = w.judge(all, before, done, twice)

@@ -15,32 +15,40 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"posthouse/pkg/maildrop"
 	"posthouse/pkg/queue"
 )
 
-// Where things are in a worker's own mount namespace. The queue and the mail store
-// are file systems of their own, so that one can lose what the other keeps.
+// Where things are in a worker's own mount namespace. The queue, the mail store, and
+// the homes of users with their mailboxes are file systems of their own, so that one can
+// lose what the other keeps.
 const (
 	spoolDir = queue.Dir + "/"
+	dropDir  = maildrop.Dir + "/"
 	storeDir = "/var/vmail/"
+	homeDir  = "/home/"
+	mboxDir  = homeDir + "mail/" // which is /var/mail
+	tempDir  = "/var/tmp/"       // of users' processes
 	logFile  = "/run/log"
 	lmtpPath = "/run/lmtp"
 	smtpAddr = "127.0.0.1:2525"
 )
 
+const host = "mx.example.net"
+
 const configuration = `
-hostname: mx.example.net
+hostname: ` + host + `
 origin: example.net
 limits: {message_size: 1MiB}
 domains:
-  local: [mx.example.net]
+  local: [` + host + `]
   virtual: {virtual.example: {}}
   relay:
     smtp.example: {to: "smtp:[127.0.0.1]:2525"}
     lmtp.example: {to: "lmtp:unix:` + lmtpPath + `"}
 `
 
-const table = "a@virtual.example:*:::::\nc@virtual.example:*:::::\nsender@virtual.example:*:::::\n"
+const table = "a@virtual.example:*:::::\nc@virtual.example:*:::::\nforwarded@virtual.example:*:::::\nsender@virtual.example:*:::::\n"
 
 // point is where what goes wrong: at the Nth call of a daemon for which it makes
 // sense, counted over all its processes. N is 0 for none.
@@ -60,7 +68,7 @@ type world struct {
 	units []*unit
 	out   *os.File // log of the daemons
 	null  *os.File
-	disks []*os.File // open for the power cut: queue, mail store
+	disks []*os.File // open for the power cut: queue, mail store, homes
 
 	mu     sync.Mutex
 	point  point
@@ -70,7 +78,8 @@ type world struct {
 	off    bool     // no power
 	bad    []string // what is wrong
 
-	sink *sink
+	sink  *sink
+	parts bool // a mailbox file may have a part of a message, which the next attempt removes
 }
 
 // newWorld makes a machine of this process, with its disks.
@@ -91,13 +100,14 @@ func newWorld(fs, bin string) (*world, error) {
 // namespaces.
 func newMachine(fs, bin string) (*world, error) {
 	for _, dir := range []string{"/run", "/etc", "/var"} {
-		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=512m"); err != nil {
+		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1g"); err != nil {
 			return nil, fmt.Errorf("tmpfs at %s: %w", dir, err)
 		}
 	}
 	if err := errors.Join(
 		unix.Mount("proc", "/proc", "proc", 0, ""), os.MkdirAll("/etc/posthouse/tables", 0o755), loopback(),
-		os.MkdirAll(spoolDir, 0o755), os.Mkdir(storeDir, 0o755),
+		os.MkdirAll(spoolDir, 0o755), os.Mkdir(storeDir, 0o755), os.Mkdir(tempDir, 0o700), os.Chmod(tempDir, 0o777|os.ModeSticky),
+		os.Symlink(mboxDir, "/var/mail"), writeAccounts(),
 		os.WriteFile("/etc/posthouse/posthouse.yaml", []byte(configuration), 0o644),
 		os.WriteFile("/etc/posthouse/tables/users", []byte(table), 0o600)); err != nil {
 		return nil, err
@@ -119,7 +129,7 @@ func newMachine(fs, bin string) (*world, error) {
 	return w, nil
 }
 
-var mountPoints = []string{spoolDir, storeDir}
+var mountPoints = []string{spoolDir, storeDir, homeDir}
 
 func image(i int) string { return fmt.Sprintf("/run/image%d", i) }
 
@@ -131,7 +141,7 @@ func makeDisk(fs, path string, size int64) error {
 	if err != nil {
 		return err
 	}
-	args := map[string][]string{"ext4": {"-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"}, "xfs": {"-q", "-f"}}[fs]
+	args := map[string][]string{"ext4": {"-q", "-F", "-b", "4096", "-E", "lazy_itable_init=0,lazy_journal_init=0"}, "xfs": {"-q", "-f"}}[fs]
 	return run("mkfs."+fs, append(args, path)...)
 }
 
@@ -194,6 +204,7 @@ func (w *world) clean() error {
 	for _, dir := range boxes {
 		errs = append(errs, os.RemoveAll(dir))
 	}
+	errs = append(errs, os.RemoveAll(spoolDir+"maildrop"), os.MkdirAll(dropDir, 0o711), os.Chmod(dropDir, 0o733|os.ModeSetgid|os.ModeSticky), makeHomes())
 	for _, d := range w.disks {
 		errs = append(errs, unix.Syncfs(int(d.Fd())))
 	}
@@ -205,10 +216,10 @@ const shutdown = 0x8004587d
 
 // cut cuts the power: what is not on disk by now never will be. A journal that is
 // flushed before has names and sizes, but no data; with power+queue only that of
-// the queue is, which then knows more than the mail store.
+// the queue is, which then knows more than the mail store and the mailboxes.
 func (w *world) cut(fault string) error {
 	const flush, none = 1, 2
-	flags := map[string][]int{"power": {none, none}, "power+log": {flush, flush}, "power+queue": {flush, none}}[fault]
+	flags := map[string][]int{"power": {none, none, none}, "power+log": {flush, flush, flush}, "power+queue": {flush, none, none}}[fault]
 	var errs []error
 	for i, d := range w.disks {
 		errs = append(errs, unix.IoctlSetPointerInt(int(d.Fd()), shutdown, flags[i]))
@@ -242,22 +253,22 @@ func (w *world) halt(sig unix.Signal) {
 	}
 }
 
-// answer says what becomes of a call of a daemon.
-func (w *world) answer(u *unit, n *notification) unix.Errno {
+// answer says what becomes of a call of a daemon, or of the part of it called name.
+func (w *world) answer(u *unit, name string, n *notification) unix.Errno {
 	c := look(n)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.point.N == 0 {
 		for _, f := range faults {
 			if w.counts != nil && c.fits(f) {
-				w.counts[u.name+" "+f]++
+				w.counts[name+" "+f]++
 			}
 		}
 		return 0
 	}
 	switch {
 	case !w.failedFlush() || c.path != w.struck.path:
-	case c.name == "pwrite64" || c.name == "write":
+	case c.name == "pwrite64" || c.name == "write" || c.name == "ftruncate":
 		w.again = true
 	case c.name == w.struck.name && !w.again:
 		// It would succeed, and say nothing. A directory may have got another name.
@@ -265,7 +276,7 @@ func (w *world) answer(u *unit, n *notification) unix.Errno {
 			w.bad = append(w.bad, "I1: flushed again after an error: "+c.path)
 		}
 	}
-	if w.point.N < 0 || u.name != w.point.Unit || w.struck != nil || !c.fits(w.point.Fault) {
+	if w.point.N < 0 || name != w.point.Unit || w.struck != nil || !c.fits(w.point.Fault) {
 		return 0
 	}
 	w.point.N--
@@ -276,7 +287,11 @@ func (w *world) answer(u *unit, n *notification) unix.Errno {
 	w.struck = c
 	switch fault := w.point.Fault; fault {
 	case "kill":
-		u.kill(unix.SIGKILL)
+		if name == u.name {
+			u.kill(unix.SIGKILL)
+		} else if err := unix.Kill(int(n.thread), unix.SIGKILL); err != nil { // the process of the thread
+			w.bad = append(w.bad, fmt.Sprintf("kill %s: %v", name, err))
+		}
 	case "power", "power+log", "power+queue":
 		w.off = true
 		if err := w.cut(fault); err != nil {
@@ -297,6 +312,11 @@ func (w *world) failedFlush() bool {
 		slices.Contains([]string{"fsync", "syncfs", "sync_file_range"}, w.struck.name)
 }
 
+// unit returns the unit called name.
+func (w *world) unit(name string) *unit {
+	return w.units[slices.IndexFunc(w.units, func(u *unit) bool { return u.name == name })]
+}
+
 func (w *world) hasStruck() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -312,7 +332,7 @@ func (w *world) fail(format string, args ...any) {
 // files lists the files in the queue, by their path in it. It looks twice where one
 // that moves meanwhile could be missed.
 func (w *world) files() (list []string) {
-	for _, pattern := range []string{"deferred/*/*", "hold/*", "incoming/*", "active/*", "deferred/*/*", "deferred/*", "corrupt/*"} {
+	for _, pattern := range []string{"deferred/*/*", "hold/*", "incoming/*", "active/*", "deferred/*/*", "deferred/*", "corrupt/*", "maildrop/drop/[^.]*", "maildrop/drop/.aside.*"} {
 		found, _ := filepath.Glob(spoolDir + pattern)
 		for _, path := range found {
 			path, _ = strings.CutPrefix(path, spoolDir)

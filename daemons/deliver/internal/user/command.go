@@ -2,8 +2,10 @@ package user
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"strings"
@@ -38,7 +40,10 @@ func (u *User) command(ctx context.Context, r *deliver.Request, content io.Reade
 		Name: r.Command, Args: words(r.Command), Env: env, Dir: "/",
 		Limit: min(limit, MaxTimeout), Late: dsn.MustParse("5.3.0"), // as Postfix has it
 	}
-	if canEnter(u.Home) {
+	switch ok, err := canEnter(u.Home); {
+	case err != nil:
+		return "", fmt.Errorf("home directory: %w", err)
+	case ok:
 		c.Dir = u.Home
 	}
 	input, err := command.Input(func(w io.Writer) error {
@@ -76,9 +81,20 @@ func words(line string) []string {
 	return []string{"/bin/sh", "-c", line}
 }
 
-func canEnter(dir string) bool {
+// canEnter reports whether dir is a directory that this user may be in. What is not
+// known is an error: somewhere else a command would not do what it is to do.
+func canEnter(dir string) (bool, error) {
 	info, err := os.Stat(dir)
-	return err == nil && info.IsDir() && unix.Access(dir, unix.X_OK) == nil
+	if err == nil && info.IsDir() {
+		err = unix.Access(dir, unix.X_OK)
+	}
+	switch {
+	case err == nil:
+		return info.IsDir(), nil
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission), errors.Is(err, unix.ENOTDIR):
+		return false, nil
+	}
+	return false, err
 }
 
 // isVariable reports whether the environment may have s.

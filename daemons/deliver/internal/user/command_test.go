@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -91,6 +92,14 @@ func TestEnvironment(t *testing.T) {
 	r.Command = "test `pwd` = /"
 	if got := serve(t, u, nil).ask(r); got.Status.Class() != dsn.Success {
 		t.Errorf("no home: %+v", got)
+	}
+	// Whether there is one cannot be known here: so it may be with a file server that is away.
+	u.Home = filepath.Join(t.TempDir(), "home")
+	if err := os.Symlink("home", u.Home); err != nil {
+		t.Fatal(err)
+	}
+	if got := serve(t, u, nil).ask(r); got.Status.Class() != dsn.Transient {
+		t.Errorf("home that cannot be looked at: %+v", got)
 	}
 }
 
