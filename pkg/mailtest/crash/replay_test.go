@@ -88,6 +88,8 @@ type recording struct {
 
 	mu     sync.Mutex
 	events []event
+
+	remnants int // mailbox files with a part of a message, in all states
 }
 
 func (c *recording) note(e event) {
@@ -110,7 +112,10 @@ func (c *recording) record() error {
 		var wg sync.WaitGroup
 		for i := range atOnce {
 			mark := 1 + len(all)
-			rcpts := [][]string{{"a@virtual.example"}, {"c@virtual.example", "later@smtp.example"}, {"ok@smtp.example", "a@virtual.example"}}[i%3]
+			rcpts := [][]string{
+				{"a@virtual.example"}, {"c@virtual.example", "later@smtp.example"}, {address("ann"), address("max")},
+				{"ok@smtp.example", "a@virtual.example"}, {address("bob"), address("new")},
+			}[i%5]
 			m := newMessage(mark, 1+i*i/2, rcpts...)
 			all = append(all, m)
 			wg.Go(func() {
@@ -190,6 +195,7 @@ func (c *recording) look(bad *[]string) (queued, boxes map[whose]bool) {
 			byMark[e.mark] = e.message
 		}
 	}
+	forMbox := make(map[string][]waiting)
 	for _, m := range byMark {
 		for _, path := range glob(replayDir+"/spool/*/"+m.id.String(), replayDir+"/spool/deferred/*/"+m.id.String()) {
 			q, err := wholeQueueFile(path, m)
@@ -197,17 +203,23 @@ func (c *recording) look(bad *[]string) (queued, boxes map[whose]bool) {
 				continue // it counts as not there
 			}
 			for i := range q.Recipients {
-				if q.Recipients[i].Pending() {
-					queued[whose{m.mark, q.Envelope.Recipients[i].Address.String()}] = true
+				if rcpt := &q.Envelope.Recipients[i]; q.Recipients[i].Pending() {
+					queued[whose{m.mark, rcpt.Address.String()}] = true
+					forMbox[rcpt.Address.String()] = append(forMbox[rcpt.Address.String()], waiting{m, q, rcpt, path})
 				}
 			}
 		}
 	}
-	for _, path := range glob(replayDir + "/vmail/*/*/Maildir/new/*") {
+	*bad = append(*bad, c.mboxes(byMark, forMbox, boxes)...)
+	for _, path := range glob(replayDir+"/vmail/*/*/Maildir/new/*", replayDir+"/home/max/Maildir/new/[0-9]*") {
 		b, err := os.ReadFile(path)
 		m := byMark[mark(b)]
 		if err != nil || m == nil || !bytes.HasSuffix(b, []byte("\n"+m.content)) {
 			*bad = append(*bad, fmt.Sprintf("I4: %s: %v, %.200q", path, err, b))
+			continue
+		}
+		if strings.HasPrefix(path, replayDir+"/home/") {
+			boxes[whose{m.mark, address("max")}] = true
 			continue
 		}
 		f := strings.Split(strings.TrimPrefix(path, replayDir+"/vmail/"), "/")
@@ -258,6 +270,7 @@ func replay(fs, bin string, nth int) (*replayed, error) {
 	}
 	if err := errors.Join(os.Mkdir("/run/disk", 0o755), os.Mkdir(replayDir, 0o755),
 		run("mount", "-t", fs, "-o", "loop", recordPath, "/run/disk"), os.Mkdir("/run/disk/spool", 0o755), os.Mkdir("/run/disk/vmail", 0o755),
+		os.Mkdir("/run/disk/home", 0o755), unix.Mount("/run/disk/home", homeDir, "", unix.MS_BIND, ""),
 		unix.Mount("/run/disk/spool", spoolDir, "", unix.MS_BIND, ""), unix.Mount("/run/disk/vmail", storeDir, "", unix.MS_BIND, "")); err != nil {
 		return nil, err
 	}
@@ -277,7 +290,7 @@ func replay(fs, bin string, nth int) (*replayed, error) {
 		log, _ := os.ReadFile(logFile)
 		return nil, fmt.Errorf("%w\n%s", err, log)
 	}
-	if err := errors.Join(d.Close(), unix.Unmount(spoolDir, 0), unix.Unmount(storeDir, 0), unix.Unmount("/run/disk", 0)); err != nil {
+	if err := errors.Join(d.Close(), unix.Unmount(spoolDir, 0), unix.Unmount(storeDir, 0), unix.Unmount(homeDir, 0), unix.Unmount("/run/disk", 0)); err != nil {
 		return nil, err
 	}
 	all := states(c.r.ops)
@@ -294,13 +307,14 @@ func replay(fs, bin string, nth int) (*replayed, error) {
 			out.Bad = append(out.Bad, fmt.Sprintf("%+v:\n\t%s", all[i], strings.Join(bad, "\n\t")))
 		}
 	}
-	out.Took = time.Since(start)
+	out.Took, out.Remnants = time.Since(start), c.remnants
 	return out, nil
 }
 
 // replayed is what came of it.
 type replayed struct {
 	Ops, Flushes, States, Tried int
+	Remnants                    int
 	Bad                         []string
 	Took                        time.Duration
 }
@@ -320,8 +334,8 @@ func TestReplay(t *testing.T) {
 	if err := w.dec.Decode(&r); err != nil {
 		t.Fatalf("worker: %v", err)
 	}
-	t.Logf("%d writes and %d flushes make %d states, of which %d were tried in %v: %d violations",
-		r.Ops-r.Flushes, r.Flushes, r.States, r.Tried, r.Took, len(r.Bad))
+	t.Logf("%d writes and %d flushes make %d states, of which %d were tried in %v; %d times a part of a message was in a mailbox: %d violations",
+		r.Ops-r.Flushes, r.Flushes, r.States, r.Tried, r.Took, r.Remnants, len(r.Bad))
 	for _, bad := range r.Bad[:min(len(r.Bad), 10)] {
 		t.Error(bad)
 	}

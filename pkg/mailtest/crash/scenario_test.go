@@ -54,7 +54,7 @@ func newMessage(mark, lines int, rcpts ...string) *message {
 
 const sender = "sender@virtual.example"
 
-func mailbox(s string) addr.Mailbox {
+func parse(s string) addr.Mailbox {
 	m, err := addr.Parse(s)
 	if err != nil {
 		panic(err) // a constant
@@ -72,9 +72,9 @@ const (
 func (w *world) submit(m *message) {
 	ctx, cancel := context.WithTimeout(context.Background(), stepTime)
 	defer cancel()
-	e := &envelope.Envelope{Sender: mailbox(sender), Trace: envelope.Trace{Protocol: "ESMTP", Helo: "client.example", ClientName: "unknown"}}
+	e := &envelope.Envelope{Sender: parse(sender), Trace: envelope.Trace{Protocol: "ESMTP", Helo: "client.example", ClientName: "unknown"}}
 	for _, r := range m.rcpts {
-		e.Recipients = append(e.Recipients, envelope.Recipient{Address: mailbox(r), Original: mailbox(r)})
+		e.Recipients = append(e.Recipients, envelope.Recipient{Address: parse(r), Original: parse(r)})
 	}
 	t, err := cleanup.NewClient(cleanup.Path).Begin(ctx, e)
 	if err == nil {
