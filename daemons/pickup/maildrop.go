@@ -28,7 +28,8 @@ type drops struct {
 	hold   func() (release func())
 	ending func() bool
 
-	wake chan struct{} // with room for one
+	wake     chan struct{} // with room for one
+	lastWait time.Duration
 	// taken are messages that are in the queue, but could not be removed.
 	taken map[string]bool
 	held  func() // releases the hold; nil: there is none
@@ -50,7 +51,7 @@ const (
 )
 
 func newDrops(s *service, path string) *drops {
-	return &drops{service: s, path: path, wake: make(chan struct{}, 1), taken: make(map[string]bool)}
+	return &drops{service: s, path: path, wake: make(chan struct{}, 1), lastWait: lastWait, taken: make(map[string]bool)}
 }
 
 // look has run look once more.
@@ -62,13 +63,14 @@ func (d *drops) look() {
 }
 
 // loop returns what daemon.Loop asks for. It looks at once, when it is told, and
-// from time to time.
-func (d *drops) loop(ctx context.Context) (end, run func()) {
-	ctx, cancel := context.WithCancel(ctx)
+// from time to time. No order to stop cuts off the message that is on its way, which may
+// be in the queue by then, and would be submitted again: nothing does but lastWait.
+func (d *drops) loop() (end, run func()) {
+	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	end = sync.OnceFunc(func() {
 		close(ended)
-		time.AfterFunc(lastWait, cancel)
+		time.AfterFunc(d.lastWait, cancel)
 	})
 	return end, func() {
 		tick := time.NewTicker(lookAgain)

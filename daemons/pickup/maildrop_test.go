@@ -1,12 +1,12 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -262,7 +262,7 @@ func TestDroppedRemoveAtTheEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.end = true
-	_, run := d.loop(t.Context())
+	_, run := d.loop()
 	run()
 	if d.left(t) != "" || len(d.cleanup.opened) > 0 {
 		t.Errorf("%q, %d submitted", d.left(t), len(d.cleanup.opened))
@@ -270,7 +270,7 @@ func TestDroppedRemoveAtTheEnd(t *testing.T) {
 }
 
 // TestDropsLoop: it looks when it begins and when it is told, and ends when it is
-// told, in the middle of a message too, which stays.
+// told. A message that is on its way it finishes, unless that takes long: then it stays.
 func TestDropsLoop(t *testing.T) {
 	d := newTestDrops(t, &testCleanup{})
 	stopping := make(chan struct{})
@@ -283,9 +283,7 @@ func TestDropsLoop(t *testing.T) {
 		}
 	}
 	d.hold = func() func() { return func() {} }
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	end, run := d.loop(ctx)
+	end, run := d.loop()
 	d.drop(t, submission(t), "first\r\n")
 	ended := make(chan struct{})
 	go func() { run(); close(ended) }()
@@ -301,22 +299,30 @@ func TestDropsLoop(t *testing.T) {
 	end()
 	<-ended
 
-	gate := make(chan struct{})
-	defer close(gate)
-	d = newTestDrops(t, &testCleanup{gate: gate})
-	d.drop(t, submission(t), "third\r\n")
-	var halt atomic.Bool
-	d.ending = halt.Load
-	ctx, cancel = context.WithCancel(t.Context())
-	end, run = d.loop(ctx)
-	ended = make(chan struct{})
-	go func() { run(); close(ended) }()
-	<-d.cleanup.opened
-	halt.Store(true)
-	end()
-	cancel() // or after a while
-	<-ended
-	if d.left(t) != "dropped" {
-		t.Errorf("%q is left", d.left(t))
+	for left, patience := range map[string]time.Duration{"": time.Hour, "dropped": time.Millisecond} {
+		gate := make(chan struct{})
+		open := sync.OnceFunc(func() { close(gate) })
+		defer open()
+		d = newTestDrops(t, &testCleanup{gate: gate})
+		d.lastWait = patience
+		d.drop(t, submission(t), "third\r\n")
+		var halt atomic.Bool
+		d.ending = halt.Load
+		end, run = d.loop()
+		ended = make(chan struct{})
+		go func() { run(); close(ended) }()
+		<-d.cleanup.opened
+		halt.Store(true)
+		end()
+		if left == "" {
+			open()
+			if got := <-d.cleanup.content; got != "third\r\n" {
+				t.Errorf("%q", got)
+			}
+		}
+		<-ended
+		if d.left(t) != left {
+			t.Errorf("%q is left", d.left(t))
+		}
 	}
 }

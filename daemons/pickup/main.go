@@ -57,7 +57,7 @@ func setup(d *daemon.Daemon) error {
 	dropped := newDrops(s, maildrop.Dir)
 	dropped.uid, dropped.hold, dropped.ending = uint32(os.Geteuid()), d.Hold, d.Ending
 	dropped.size = func() int64 { return int64(d.Config().Limits.MessageSize) }
-	d.Loop(dropped.loop(d.Stopping()))
+	d.Loop(dropped.loop())
 	if err := d.FIFO("wake", dropped.look); err != nil {
 		return err
 	}
