@@ -31,13 +31,14 @@ func (m *manager) handleControl(_ context.Context, c *ipc.Conn, msg []byte, file
 	return c.Send(out)
 }
 
-// sources are the queues in which an operation finds messages, beside active.
+// sources are the queues in which an operation finds messages that are not in
+// memory. In active/ are those that a crash has left there, and that had no room yet.
 var sources = map[queuectl.Op][]string{
-	queuectl.Hold:    {queue.Incoming, queue.Deferred},
+	queuectl.Hold:    {queue.Active, queue.Incoming, queue.Deferred},
 	queuectl.Release: {queue.Hold},
 	queuectl.Retry:   {queue.Deferred},
-	queuectl.Requeue: {queue.Deferred, queue.Hold},
-	queuectl.Delete:  {queue.Incoming, queue.Deferred, queue.Hold, queue.Corrupt},
+	queuectl.Requeue: {queue.Active, queue.Deferred, queue.Hold},
+	queuectl.Delete:  {queue.Active, queue.Incoming, queue.Deferred, queue.Hold, queue.Corrupt},
 }
 
 func (m *manager) control(r queuectl.Request) queuectl.Reply {
@@ -178,6 +179,9 @@ func (o *operation) found(id queueid.ID) {
 // the operation makes sense for it. m.mu is held.
 func (o *operation) wish(msg *message) (news, fits bool) {
 	before := msg.want
+	if before == wantDeletion && o.op != queuectl.Delete {
+		return false, false // as good as gone
+	}
 	defer func() {
 		if msg.want != wantDelivery {
 			o.comeBack(msg)
@@ -247,8 +251,8 @@ func (o *operation) places() (list []place) {
 func (o *operation) at(p place, d *queue.Directory, id queueid.ID) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.known[id] != nil {
-		return // it has just been taken up
+	if o.known[id] != nil && p.queue != queue.Hold {
+		return // it has just been taken up; or, from hold/, never: that is an old notice
 	}
 	if err := o.move(p, d, id); err != nil {
 		// What is being written has not been accepted yet, and is nobody's to touch.

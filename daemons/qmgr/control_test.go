@@ -159,7 +159,7 @@ func TestToldMeanwhile(t *testing.T) {
 			t.Fatal(err)
 		}
 		opened := 0
-		w.m.spool.fault = func(call string, _ queueid.ID) error {
+		w.m.spool.disk = striking(func(call string, _ queueid.ID) error {
 			if call != "open" {
 				return nil
 			}
@@ -175,7 +175,7 @@ func TestToldMeanwhile(t *testing.T) {
 			err := w.m.handleArrival(t.Context(), nil, m.Data()[1:], nil)
 			time.Sleep(time.Second) // until it has been dealt with
 			return err
-		}
+		})
 		w.m.start()
 		w.wait(2 * time.Second)
 		w.expect("")
@@ -341,13 +341,13 @@ func TestLastTry(t *testing.T) {
 				w.put(queue.Incoming, 1, "a@x.example")
 				w.put(queue.Incoming, 2, "b@x.example", "later@y.example")
 				failed := 0
-				w.m.spool.fault = func(call string, _ queueid.ID) error {
+				w.m.spool.disk = striking(func(call string, _ queueid.ID) error {
 					if call == fails && failed < 3 { // a write is tried again at once, twice
 						failed++
 						return &fs.PathError{Op: call, Path: "x", Err: syscall.EIO}
 					}
 					return nil
-				}
+				})
 				w.m.start()
 				w.wait(time.Second)
 				failed = 3
@@ -377,7 +377,7 @@ func TestLostFlush(t *testing.T) {
 		path := filepath.Join(w.base, queue.Active, id.String())
 		whole := size(filepath.Join(w.base, queue.Incoming, id.String()))
 		failed, checked := false, false
-		w.m.spool.fault = func(call string, _ queueid.ID) error {
+		w.m.spool.disk = striking(func(call string, _ queueid.ID) error {
 			f, err := os.OpenFile(path, os.O_RDWR, 0)
 			if err != nil {
 				return nil // it is somewhere else
@@ -397,7 +397,7 @@ func TestLostFlush(t *testing.T) {
 				}
 			}
 			return nil
-		}
+		})
 		w.run(20 * time.Minute)
 		w.expect(queue.Deferred, "failure no@x.example=5.1.1")
 		if !checked {

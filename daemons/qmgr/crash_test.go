@@ -45,6 +45,18 @@ func (f *trouble) strike(call string, id queueid.ID) error {
 	return nil
 }
 
+// striking is a disk of which f makes calls fail.
+type striking func(call string, id queueid.ID) error
+
+func (f striking) call(c call, do func() error) error {
+	if err := f(c.name, c.id); err != nil {
+		return err
+	}
+	return do()
+}
+
+func (striking) target(_ call, f *os.File) queue.Target { return f }
+
 func size(path string) int64 {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -128,7 +140,7 @@ func everyCall(w *world, f *trouble) (struck bool) {
 		w.wait(time.Second)
 	}
 	id := put(1, "a@x.example", "later@y.example", "no@z.example")
-	w.m.spool.fault = f.strike
+	w.m.spool.disk = striking(f.strike)
 	w.m.look()
 	w.wait(time.Second)
 	w.m.mu.Lock()

@@ -80,11 +80,7 @@ func (m *manager) sendOut(msg *message) bool {
 	msg.file.Lock()
 	err := m.write(msg)
 	if err == nil {
-		var later []queue.Retry
-		for i, t := range msg.next {
-			later = append(later, queue.Retry{Index: i, Next: t})
-		}
-		err = m.appendRetries(msg, later)
+		err = m.appendRetries(msg, m.stillDue(msg))
 	}
 	msg.file.Unlock()
 	if err != nil {
@@ -129,6 +125,25 @@ func (m *manager) sendOut(msg *message) bool {
 	m.room.Broadcast()
 	m.letIn()
 	return true
+}
+
+// stillDue returns the times of recipients for when a message comes back: who has been
+// tried waits, and who has not does not, if the administrator has asked for him.
+// msg.file is held.
+func (m *manager) stillDue(msg *message) (list []queue.Retry) {
+	for i, t := range msg.next {
+		list = append(list, queue.Retry{Index: i, Next: t})
+	}
+	if !msg.isAsked() || msg.before {
+		return list
+	}
+	now := m.now()
+	for _, i := range msg.pending() {
+		if _, tried := msg.next[i]; !tried && msg.q.Recipients[i].Next.After(now) {
+			list = append(list, queue.Retry{Index: i, Next: now})
+		}
+	}
+	return list
 }
 
 // letIn has messages come back for which there is room again. It is called with

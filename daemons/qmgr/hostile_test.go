@@ -118,13 +118,13 @@ func TestUnreadable(t *testing.T) {
 			var full atomic.Bool
 			var tries atomic.Int32
 			full.Store(true)
-			w.m.spool.fault = func(c string, id queueid.ID) error {
+			w.m.spool.disk = striking(func(c string, id queueid.ID) error {
 				if c != call || !full.Load() {
 					return nil
 				}
 				tries.Add(1)
 				return &fs.PathError{Op: c, Path: id.String(), Err: syscall.EMFILE}
-			}
+			})
 			w.m.start()
 			w.wait(10 * time.Minute)
 			w.mu.Lock()

@@ -32,7 +32,7 @@ import (
 type index struct {
 	dir, queues string // of its own, and that of the buckets
 	failed      func(error)
-	struck      func(call string) error // see spool.fault
+	struck      func(call string) error // see spool.call
 
 	mu       sync.Mutex
 	shelves  map[string]*shelf // by bucket; nil: the bucket is not to be relied on

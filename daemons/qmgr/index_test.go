@@ -306,12 +306,12 @@ func TestSeen(t *testing.T) {
 			}
 		}
 		read := 0
-		w.m.spool.fault = func(call string, _ queueid.ID) error {
+		w.m.spool.disk = striking(func(call string, _ queueid.ID) error {
 			if call == "readdir" {
 				read++
 			}
 			return nil
-		}
+		})
 		do := func(op queuectl.Op, ids []queueid.ID, where []int64) {
 			t.Helper()
 			if reply := w.m.control(queuectl.Request{Op: op, IDs: ids, Buckets: where}); int(reply.Done) != len(ids) || len(reply.Missing) > 0 {
@@ -329,7 +329,7 @@ func TestSeen(t *testing.T) {
 		if got := w.where(); strings.Count(got, queue.Deferred) != 9 || strings.Count(got, queue.Hold) != 111 {
 			t.Errorf("files in %s", got)
 		}
-		w.m.spool.fault = nil
+		w.m.spool.disk = nil
 		w.m.stop()
 	})
 }

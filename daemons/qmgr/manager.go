@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -110,7 +111,7 @@ type manager struct {
 	deferred   int                  // of known, how many came from deferred/
 	recipients int                  // in memory
 	fresh      []located            // told of by cleanup
-	later      []located            // could not be read; tried again
+	later      map[queueid.ID]place // could not be read; tried again
 	laterDue   bool                 // now
 	scan       bool                 // incoming/ is to be looked through
 	rescan     bool                 // in a moment: a directory could not be read
@@ -126,7 +127,7 @@ func newManager(cfg func() *config.Config, log *maillog.Logger, sp *spool) *mana
 		kick: make(chan struct{}, 1), kick2: make(chan struct{}, 1), kick3: make(chan struct{}, 1), slots: make(chan struct{}, loaders),
 		agents: make(map[string]deliverer), known: make(map[queueid.ID]*message),
 		loads: make(map[party]int), crowds: make(map[party]*crowd),
-		buckets: make(map[string]time.Time), refilled: make(map[string]bool), scan: true,
+		later: make(map[queueid.ID]place), buckets: make(map[string]time.Time), refilled: make(map[string]bool), scan: true,
 	}
 	sp.odd = func(p place, name string) {
 		if m.said.isNew(p.queue+"/"+name, "") { // buckets are renamed
@@ -137,7 +138,7 @@ func newManager(cfg func() *config.Config, log *maillog.Logger, sp *spool) *mana
 		if m.said.isNew(queue.Index, short(err)) {
 			log.Warn(nil, "index of destinations: %v", err)
 		}
-	}, func(call string) error { return sp.struck(call, queueid.ID{}) })
+	}, func(name string) error { return sp.call(call{name: name}, func() error { return nil }) })
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.room = sync.NewCond(&m.mu)
 	m.sched = schedule.New[*entry](func(transport string) schedule.Limits { return m.transports.limits(cfg(), transport) },
@@ -181,13 +182,14 @@ func (m *manager) stop() {
 	m.spool.clearSpares()
 }
 
-// lastTry has the disk take what it has not taken of a message, when nothing else
-// is done any more: the last step, or what is known of it so far.
+// lastTry does what is left to do with a message when nothing else is done any more:
+// what the administrator wants of it, which the next process would not know; the
+// last step, or writing what is known of it so far, which the disk did not take.
 func (m *manager) lastTry(msg *message) {
 	m.mu.Lock()
-	stuck := msg.stuck
+	last := msg.stuck || msg.want != wantDelivery
 	m.mu.Unlock()
-	if stuck {
+	if last && (msg.q != nil || m.read(msg)) {
 		m.conclude(msg)
 		return
 	}
@@ -291,8 +293,9 @@ func (m *manager) feedFresh() {
 		list, scan := m.fresh, m.scan
 		m.fresh, m.scan = nil, false
 		if m.laterDue {
-			list = append(list, m.later...)
-			m.later, m.laterDue = nil, false
+			list = append(list, oldestFirst(m.later)...)
+			clear(m.later)
+			m.laterDue = false
 		}
 		m.mu.Unlock()
 		for _, l := range list {
@@ -346,11 +349,15 @@ func (m *manager) postpone(msg *message, why error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	msg.q, msg.postponed = nil, true
 	if msg.from.queue == queue.Deferred {
 		return // its bucket stays
 	}
-	m.later = append(m.later, located{msg.from, msg.id})
-	if len(m.later) == 1 {
+	first := len(m.later) == 0
+	if m.later[msg.id].queue != queue.Active { // an old notice would have it in incoming/
+		m.later[msg.id] = msg.from
+	}
+	if first {
 		time.AfterFunc(retryPause, func() {
 			m.mu.Lock()
 			m.laterDue = true
@@ -358,6 +365,15 @@ func (m *manager) postpone(msg *message, why error) {
 			wake(m.kick)
 		})
 	}
+}
+
+// oldestFirst lists messages in the order of their arrival.
+func oldestFirst(messages map[queueid.ID]place) (list []located) {
+	for id, p := range messages {
+		list = append(list, located{p, id})
+	}
+	slices.SortFunc(list, func(a, b located) int { return cmp.Compare(a.id.String(), b.id.String()) })
+	return list
 }
 
 // waitForLoads waits until the messages that were admitted have been moved.
@@ -399,8 +415,8 @@ func (m *manager) admit(p place, id queueid.ID) bool {
 		m.room.Wait()
 	}
 	if known := m.known[id]; m.stopping || known != nil {
-		if known != nil {
-			known.again = true
+		if known != nil && (known.again == place{} || p.queue != queue.Incoming) { // it does not go back to incoming/
+			known.again = p
 		}
 		stopping := m.stopping
 		m.mu.Unlock()
@@ -423,12 +439,27 @@ func (m *manager) admit(p place, id queueid.ID) bool {
 
 // notLoaded forgets a message that was not to be taken up. Where it has been told
 // of meanwhile it is looked at once more: it may have been looked at a moment
-// before it was complete, and nobody would tell of it another time.
+// before it was complete, or where it is no more, and nobody would tell of it another time. What the
+// administrator wants of it is known here alone: then it is not forgotten.
 func (m *manager) notLoaded(msg *message) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if msg.again && msg.from.queue == queue.Incoming {
-		m.fresh = append(m.fresh, located{msg.from, msg.id})
+	if msg.postponed && msg.want != wantDelivery {
+		time.AfterFunc(retryPause, func() {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			if !m.stopping {
+				m.wg.Go(func() {
+					m.slots <- struct{}{}
+					defer func() { <-m.slots }()
+					m.load(msg)
+				})
+			}
+		})
+		return
+	}
+	if msg.again.queue == queue.Incoming || msg.again.queue == queue.Active { // buckets stay
+		m.fresh = append(m.fresh, located{msg.again, msg.id})
 		wake(m.kick)
 	}
 	m.forget(msg)

@@ -36,19 +36,20 @@ type message struct {
 	asked     bool                 // the administrator has asked for this attempt
 
 	// Guarded by manager.mu.
-	turn    *schedule.Message[*entry]
-	counted int      // recipients
-	unread  []uint32 // recipients that have no entry yet
-	reading bool     // some of those get one
-	open    int      // recipients of entries that have not ended
-	left    int      // entries that have not ended, and one while there are unread recipients
-	again   bool     // somebody has told of it since it was taken up
-	stuck   bool     // nothing of it is in flight, and the disk did not let it go
-	want    wish
-	sender  party // in manager.loads with counted recipients
-	crowded party // who has more than its share, and more of it here
-	outside party // for whom it waits outside of memory, or has waited
-	coming  bool  // it has come back from there, or is about to
+	turn      *schedule.Message[*entry]
+	counted   int      // recipients
+	unread    []uint32 // recipients that have no entry yet
+	reading   bool     // some of those get one
+	open      int      // recipients of entries that have not ended
+	left      int      // entries that have not ended, and one while there are unread recipients
+	postponed bool     // could not be read
+	again     place    // where somebody has told of it since it was taken up
+	stuck     bool     // nothing of it is in flight, and the disk did not let it go
+	want      wish
+	sender    party // in manager.loads with counted recipients
+	crowded   party // who has more than its share, and more of it here
+	outside   party // for whom it waits outside of memory, or has waited
+	coming    bool  // it has come back from there, or is about to
 }
 
 // wish is what the administrator wants done with a message that is active, as
@@ -81,11 +82,12 @@ func (msg *message) fields() maillog.Fields {
 
 // load moves a message into active/, reads it, and schedules its deliveries.
 func (m *manager) load(msg *message) {
+	msg.postponed = false
 	if !m.read(msg) {
 		m.notLoaded(msg)
 		return
 	}
-	if !msg.q.Requeued.IsZero() {
+	if !msg.q.Requeued.IsZero() && !msg.before { // who has been tried meanwhile would be new, too
 		m.renew(msg)
 	}
 	e := msg.q.Envelope
@@ -167,12 +169,12 @@ func (m *manager) setAside(msg *message, damage error) {
 	}
 }
 
-// clear removes a file that its writer must have given up: it would have been
-// finished, or removed, in that time.
+// clear removes a file that its writer has given up: it would have been finished, or
+// removed, in that time. The clock may have been set, so who still writes it is heard, too.
 func (m *manager) clear(msg *message, f *os.File) {
 	info, err := f.Stat()
 	limit := 2 * (m.config().LongestSession() + time.Hour)
-	if err != nil || m.now().Sub(info.ModTime()) < limit {
+	if err != nil || m.now().Sub(info.ModTime()) < limit || !queue.IsAbandoned(f) {
 		return
 	}
 	m.log.Info(msg.fields(), "%s: removed: was never completed", msg.id)

@@ -21,10 +21,11 @@ const piece = rewrite.MaxAddresses
 
 // timely returns the recipients that are to be tried now: all that are pending, but
 // for those whose time has not come. A time that this clock and configuration
-// cannot have given counts for nothing.
+// cannot have given counts for nothing. What the administrator has asked for is tried
+// at once, but not again when it comes back from where it had to wait.
 func (m *manager) timely(msg *message) []uint32 {
 	list := msg.pending()
-	if msg.isAsked() {
+	if msg.isAsked() && !msg.before {
 		return list
 	}
 	now := m.now()

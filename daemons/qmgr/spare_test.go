@@ -33,14 +33,14 @@ func TestSpare(t *testing.T) {
 		}
 		w.m.control(queuectl.Request{Op: queuectl.Delete, IDs: []queueid.ID{id}})
 		w.put(queue.Incoming, 3, "a@x.example")
-		w.m.spool.fault = func(call string, _ queueid.ID) error {
+		w.m.spool.disk = striking(func(call string, _ queueid.ID) error {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			if call == "rename" && w.delivered["a@x.example"] == 2 {
 				return &fs.PathError{Op: call, Err: syscall.EIO}
 			}
 			return nil
-		}
+		})
 		w.m.look()
 		w.wait(time.Second)
 		w.expect("")

@@ -20,59 +20,77 @@ type spool struct {
 
 	odd func(p place, name string) // hears of what is in the queue and none of ours; may be nil
 
-	// fault comes before every system call whose failure matters, with a word
-	// for it, and makes it fail; nil outside of tests.
-	fault func(call string, id queueid.ID) error
+	disk disk // nil outside of tests
 }
 
-func (s *spool) struck(call string, id queueid.ID) error {
-	if s.fault == nil {
-		return nil
+// disk stands between qmgr and every system call whose failure matters.
+type disk interface {
+	// call carries out c, which is do, or fails.
+	call(c call, do func() error) error
+	// target is f, to which outcomes are about to be appended.
+	target(c call, f *os.File) queue.Target
+}
+
+// call says what a system call does.
+type call struct {
+	name     string
+	id       queueid.ID // of the message; zero: it is not about one
+	from, to string     // paths of directories: from where, where to
+}
+
+func (s *spool) call(c call, do func() error) error {
+	if s.disk == nil {
+		return do()
 	}
-	return s.fault(call, id)
+	return s.disk.call(c, do)
+}
+
+func (s *spool) target(c call, f *os.File) queue.Target {
+	if s.disk == nil {
+		return f
+	}
+	return s.disk.target(c, f)
 }
 
 // open opens a message for reading.
-func (s *spool) open(d *queue.Directory, id queueid.ID) (*os.File, error) {
-	if err := s.struck("open", id); err != nil {
-		return nil, err
-	}
-	return d.Open(id)
+func (s *spool) open(d *queue.Directory, id queueid.ID) (f *os.File, err error) {
+	err = s.call(call{name: "open", id: id, from: d.Path()}, func() (err error) {
+		f, err = d.Open(id)
+		return err
+	})
+	return f, err
 }
 
 func (s *spool) move(from *queue.Directory, id queueid.ID, to *queue.Directory) error {
-	if err := s.struck("rename", id); err != nil {
-		return err
-	}
-	return from.Move(id, to)
+	return s.call(call{"rename", id, from.Path(), to.Path()}, func() error { return from.Move(id, to) })
 }
 
 func (s *spool) remove(d *queue.Directory, id queueid.ID) error {
-	if err := s.struck("unlink", id); err != nil {
-		return err
-	}
-	return d.Remove(id)
+	return s.call(call{name: "unlink", id: id, from: d.Path()}, func() error { return d.Remove(id) })
 }
 
 // retire removes a message of active/ that is done. Its file may get another one,
 // and whatever hinders that is no reason to keep the message.
 func (s *spool) retire(id queueid.ID, q *queue.Message) error {
-	if s.spares != nil && s.struck("rename", id) == nil && s.spares.Put(s.active, q, id) == nil {
-		return nil
+	if s.spares != nil {
+		c := call{"rename", id, s.active.Path(), filepath.Join(s.base, queue.Spare)}
+		if s.call(c, func() error { return s.spares.Put(s.active, q, id) }) == nil {
+			return nil
+		}
 	}
 	return s.remove(s.active, id)
 }
 
 // append writes an outcome into the file of a message, which is q.
 func (s *spool) append(d *queue.Directory, id queueid.ID, q *queue.Message, o queue.Outcome) error {
-	if err := s.struck("write", id); err != nil {
-		return err
-	}
-	f, err := d.OpenWrite(id)
-	if err != nil {
-		return err
-	}
-	return errors.Join(q.Append(f, o), f.Close())
+	c := call{name: "write", id: id, from: d.Path()}
+	return s.call(c, func() error {
+		f, err := d.OpenWrite(id)
+		if err != nil {
+			return err
+		}
+		return errors.Join(q.Append(s.target(c, f), o), f.Close())
+	})
 }
 
 // flush makes the outcomes of a message, which is q, durable.
@@ -81,10 +99,9 @@ func (s *spool) flush(d *queue.Directory, id queueid.ID, q *queue.Message) error
 	if err != nil {
 		return err
 	}
-	if err = s.struck("fsync", id); err == nil {
-		err = f.Sync()
-	}
-	return errors.Join(q.Flushed(f, err), f.Close())
+	c := call{name: "fsync", id: id, from: d.Path()}
+	sync := func() error { return s.call(c, f.Sync) }
+	return errors.Join(q.Flush(s.target(c, f), sync), f.Close())
 }
 
 func openSpool(base string) (*spool, error) {
@@ -109,7 +126,7 @@ func openSpool(base string) (*spool, error) {
 // clearSpares has nothing left of messages that are gone.
 func (s *spool) clearSpares() {
 	if s.spares != nil {
-		s.spares.Clear()
+		_ = s.call(call{name: "clear"}, func() error { s.spares.Clear(); return nil }) // the next process does it
 	}
 }
 
@@ -145,10 +162,12 @@ func (s *spool) in(p place, f func(*queue.Directory) error) error {
 // deferred returns the names of the buckets in deferred/, in order, and the
 // messages that are in no bucket, where nobody would look for them.
 func (s *spool) deferred() (buckets []string, strays []queueid.ID, err error) {
-	if err := s.struck("readdir", queueid.ID{}); err != nil {
-		return nil, nil, err
-	}
-	entries, err := os.ReadDir(filepath.Join(s.base, queue.Deferred))
+	var entries []os.DirEntry
+	dir := filepath.Join(s.base, queue.Deferred)
+	err = s.call(call{name: "readdir", from: dir}, func() (err error) {
+		entries, err = os.ReadDir(dir)
+		return err
+	})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -182,9 +201,8 @@ func (s *spool) makeDue(name string) (to string, err error) {
 	dir := filepath.Join(s.base, queue.Deferred)
 	for n := 1; n < maxAsked; n++ {
 		to = fmt.Sprintf("%0*d", len(dueBucket), n)
-		if err = s.struck("rename", queueid.ID{}); err == nil {
-			err = os.Rename(filepath.Join(dir, name), filepath.Join(dir, to))
-		}
+		c := call{name: "rename", from: filepath.Join(dir, name), to: filepath.Join(dir, to)}
+		err = s.call(c, func() error { return os.Rename(c.from, c.to) })
 		if !errors.Is(err, fs.ErrExist) { // which ENOTEMPTY is, too
 			break
 		}
@@ -200,11 +218,9 @@ func (s *spool) count(bucket string) (n uint32, err error) {
 
 // file moves a message to a bucket, which is made if need be.
 func (s *spool) file(from *queue.Directory, id queueid.ID, bucket string) error {
-	if err := s.struck("mkdir", id); err != nil {
-		return err
-	}
 	path := filepath.Join(s.base, queue.Deferred, bucket)
-	if err := os.Mkdir(path, 0o770); err != nil && !errors.Is(err, fs.ErrExist) {
+	err := s.call(call{name: "mkdir", id: id, to: path}, func() error { return os.Mkdir(path, 0o770) })
+	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	return s.in(place{queue.Deferred, bucket}, func(d *queue.Directory) error { return s.move(from, id, d) })
@@ -212,20 +228,18 @@ func (s *spool) file(from *queue.Directory, id queueid.ID, bucket string) error 
 
 // removeBucket removes a bucket if it is empty, and says whether it is gone.
 func (s *spool) removeBucket(name string) bool {
-	if s.struck("rmdir", queueid.ID{}) != nil {
-		return false
-	}
-	err := os.Remove(filepath.Join(s.base, queue.Deferred, name))
+	path := filepath.Join(s.base, queue.Deferred, name)
+	err := s.call(call{name: "rmdir", from: path}, func() error { return os.Remove(path) })
 	return err == nil || errors.Is(err, fs.ErrNotExist)
 }
 
 // names calls each for every message at p, with the directory. What is no queue
 // ID is none of ours and is left alone.
 func (s *spool) names(p place, each func(*queue.Directory, queueid.ID) error) error {
-	if err := s.struck("readdir", queueid.ID{}); err != nil {
-		return err
-	}
 	return s.in(p, func(d *queue.Directory) error {
+		if err := s.call(call{name: "readdir", from: d.Path()}, func() error { return nil }); err != nil {
+			return err
+		}
 		return d.Names(func(name string) error {
 			id, err := queueid.Parse(name)
 			switch {

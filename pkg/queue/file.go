@@ -155,9 +155,8 @@ type Message struct {
 	Requeued   time.Time // when it was asked to be treated as new; zero: not, or that has been done
 
 	contentCRC uint32
-	tail       int64  // where the next outcome goes
-	size       int64  // of the file: larger than tail where a record is torn
-	unflushed  []byte // records that were appended since the last flush
+	tail       int64 // where the next outcome goes
+	size       int64 // of the file: larger than tail where a record is torn
 }
 
 // Read reads all of a queue file but its content. Damage gives an error that

@@ -324,3 +324,70 @@ func TestIncomplete(t *testing.T) {
 		t.Errorf("empty: %v", err)
 	}
 }
+
+// TestFlush: outcomes that a process before this one has written are written again,
+// too, where a flush fails.
+func TestFlush(t *testing.T) {
+	f := write(t, testEnvelope(t, 2), []byte("Subject: x\r\n\r\n"))
+	for i := range uint32(2) {
+		m, err := Read(f)
+		if err == nil {
+			err = m.Append(f, Outcome{Results: []IndexedResult{{i, result("2.0.0", "ok")}}})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	m, err := Read(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	from := m.Offset + m.Length
+	broken := errors.New("EIO")
+	if err := m.Flush(f, func() error { return errors.Join(broken, f.Truncate(from)) }); !errors.Is(err, broken) {
+		t.Errorf("a flush that fails: %v", err)
+	}
+	if m, err = Read(f); err != nil || m.done() != 2 {
+		t.Errorf("after a flush that has failed: %v", err)
+	}
+	flushed := 0
+	if err := m.Flush(f, func() error { flushed++; return nil }); err != nil || flushed != 1 {
+		t.Errorf("%v, flushed %d times", err, flushed)
+	}
+}
+
+// TestIsAbandoned: a file is given up when it has no header and nobody is writing it.
+func TestIsAbandoned(t *testing.T) {
+	base := t.TempDir()
+	d, err := OpenDirectory(base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	for n, complete := range []bool{false, true} {
+		id := queueid.New(time.Unix(1790000000, 0), uint32(n))
+		w, err := d.Create(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := d.Open(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if IsAbandoned(f) {
+			t.Error("is given up while it is written")
+		}
+		if complete {
+			if err := NewWriter(w, testEnvelope(t, 1)).Finish(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if IsAbandoned(f) == complete {
+			t.Errorf("complete: %v, given up: %v", complete, !complete)
+		}
+	}
+}

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"os"
+	"io"
 	"time"
 
 	"posthouse/pkg/dsn"
@@ -241,11 +241,18 @@ func (m *Message) readOutcomes(w *window) error {
 	return nil
 }
 
+// Target is a file to which outcomes are appended.
+type Target interface {
+	io.ReaderAt
+	io.WriterAt
+	Truncate(size int64) error
+}
+
 // Append records o at the end of f, which is m's file open for writing, and in
 // m. It does not sync: an outcome that the power takes away makes a second
 // delivery, no loss. On an error m is as before, and the outcome may or may not
 // be in the file.
-func (m *Message) Append(f *os.File, o Outcome) error {
+func (m *Message) Append(f Target, o Outcome) error {
 	b := o.encode()
 	if len(b) > recordHead+maxRecord {
 		return errors.New("queue file: outcome is too large")
@@ -266,21 +273,25 @@ func (m *Message) Append(f *os.File, o Outcome) error {
 		return fmt.Errorf("queue file: append outcome: %w", err)
 	}
 	m.tail = m.size
-	m.unflushed = append(m.unflushed, b...)
 	m.Apply(o)
 	return nil
 }
 
-// Flushed is told how a flush of f, which is m's file open for writing, has ended,
-// and returns err. After a flush that failed the kernel takes what it could not
-// write for written: the outcomes are written again, so that the next flush means
-// what it says.
-func (m *Message) Flushed(f *os.File, err error) error {
+// Flush makes the outcomes in f durable, which is m's file open for writing, by sync.
+// After a flush that failed the kernel takes what it could not write for written, and
+// may forget it: all outcomes are written again, whoever wrote them, so that the next
+// flush means what it says.
+func (m *Message) Flush(f Target, sync func() error) error {
+	from := m.Offset + m.Length
+	b := make([]byte, m.tail-from)
+	if _, err := f.ReadAt(b, from); err != nil {
+		return fmt.Errorf("queue file: outcomes: %w", err)
+	}
+	err := sync()
 	if err == nil {
-		m.unflushed = nil
 		return nil
 	}
-	if _, again := f.WriteAt(m.unflushed, m.tail-int64(len(m.unflushed))); again != nil {
+	if _, again := f.WriteAt(b, from); again != nil {
 		return fmt.Errorf("%w; queue file: write outcomes again: %w", err, again)
 	}
 	return err

@@ -104,7 +104,7 @@ func (s *Spares) Take(to *Directory, id queueid.ID) (*os.File, error) {
 		if err != nil {
 			continue // gone, or none of ours
 		}
-		if empty(f) {
+		if !errors.Is(lock(f), unix.EWOULDBLOCK) && empty(f) {
 			err = s.dir.moveNew(old, to, id)
 			if err == nil {
 				return f, nil

@@ -83,9 +83,35 @@ func (d *Directory) wrap(op, name string, err error) error {
 	return &fs.PathError{Op: op, Path: d.name + "/" + name, Err: err}
 }
 
-// Create makes the file of a new message; it fails if there is one.
+// Create makes the file of a new message; it fails if there is one. As long as it is
+// open it is not taken for one that was given up.
 func (d *Directory) Create(id queueid.ID) (*os.File, error) {
-	return d.open(id, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL)
+	f, err := d.open(id, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL)
+	if err != nil {
+		return nil, err
+	}
+	if err := lock(f); errors.Is(err, unix.EWOULDBLOCK) { // it looked as if it were
+		return nil, errors.Join(d.wrap("flock", id.String(), err), f.Close())
+	}
+	return f, nil
+}
+
+func lock(f *os.File) error {
+	for {
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+// IsAbandoned reports whether f is incomplete and nobody is writing it any more. From
+// then on nobody can.
+func IsAbandoned(f *os.File) bool {
+	if lock(f) != nil {
+		return false
+	}
+	_, err := readHead(&window{f: f, b: make([]byte, 0, headerLen)}) // it may just have been finished
+	return errors.Is(err, ErrIncomplete)
 }
 
 // Open opens a message for reading.
@@ -183,6 +209,9 @@ func (d *Directory) Remove(id queueid.ID) error {
 func (d *Directory) Sync() error {
 	return d.wrap("fsync", "", d.f.Sync())
 }
+
+// Path returns the path by which the directory was opened.
+func (d *Directory) Path() string { return d.name }
 
 // File returns the open directory, for calls that take one.
 func (d *Directory) File() *os.File { return d.f }
