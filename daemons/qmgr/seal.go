@@ -116,6 +116,10 @@ func (x *index) seal() {
 			list = append(list, sealed{name, info.ModTime().UnixNano(), s.size, s.sum})
 		}
 	}
+	if len(list) == 0 { // mostly: qmgr goes when the queue is empty
+		x.remove(sealName)
+		return
+	}
 	tmp := x.path(sealName + ".new")
 	err := os.WriteFile(tmp, encodeSeal(list), 0o600)
 	if err == nil {
