@@ -170,9 +170,8 @@ func (s *sim) command(op queuectl.Op, list []*mail) {
 		}
 		if op == queuectl.Requeue {
 			m.warnings++
-			if now := s.now(); now.Before(m.arrival) {
-				m.arrival = now
-			}
+			m.renewed = true
+			s.age(m)
 		}
 		if op != queuectl.Hold && op != queuectl.Delete {
 			m.dueNow()

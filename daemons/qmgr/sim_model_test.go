@@ -38,6 +38,7 @@ type mail struct {
 	held     time.Time // when qmgr said that it is on hold; zero: not
 	deleted  time.Time // when qmgr said that it is deleted
 	wished   int       // failures then
+	renewed  bool      // is to become new, by the clock of that moment
 	mayGo    bool      // the administrator has asked for its deletion
 	warnings int       // that may be given
 	untimed  bool      // the clock has been set since it was taken up

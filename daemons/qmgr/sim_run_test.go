@@ -227,6 +227,14 @@ func (s *sim) present() *process {
 	return s.proc
 }
 
+// age has the age of a message count from now, if it is to become new, and now is before
+// it came.
+func (s *sim) age(m *mail) {
+	if now := s.now(); m.renewed && now.Before(m.arrival) {
+		m.arrival = now
+	}
+}
+
 func (s *sim) setClock(by time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -235,6 +243,7 @@ func (s *sim) setClock(by time.Duration) {
 	for _, m := range s.mails {
 		m.dueNow()
 		m.untimed = true
+		s.age(m)
 	}
 	s.saw("clock is set " + map[bool]string{true: "forward", false: "back"}[by > 0])
 }
