@@ -47,7 +47,9 @@ type simChange struct {
 	name     string
 	id       queueid.ID
 	from, to string
-	kept     string // for unlink: where the file still is
+	kept     string     // for unlink: where the file still is
+	old      queueid.ID // for take: whose file it was,
+	content  []byte     // and what was in it
 }
 
 // simTrouble is what is wrong with the disk for a while.
@@ -330,6 +332,10 @@ func (d *simDisk) undo(s *sim, c simChange) {
 	case "create":
 		err = os.Remove(d.path(c.to, id))
 		d.files[c.id].at = ""
+	case "take":
+		old := d.path(c.from, c.old.String())
+		err = firstOf(os.Rename(d.path(c.to, id), old), os.WriteFile(old, c.content, queue.FileMode))
+		d.files[c.id].at, d.files[c.old].at = "", c.from
 	case "rename":
 		err = os.Rename(d.path(c.to, id), d.path(c.from, id))
 		c.from, c.to = c.to, c.from

@@ -25,19 +25,46 @@ func (s *sim) create(m *mail, id queueid.ID) {
 	w := queue.NewWriter(&buf, m.envelope())
 	_, err := w.Write([]byte(m.text))
 	if err = firstOf(err, w.Finish()); err == nil {
-		var dir *queue.Directory
-		if dir, err = queue.OpenDirectory(s.disk.path(queue.Incoming)); err == nil {
-			m.file, err = dir.Create(id)
-			_ = dir.Close()
-		}
+		m.file, err = s.newFile(id)
 	}
 	if err != nil {
 		panic(err)
 	}
 	m.bytes = buf
 	s.disk.files[id] = &simFile{at: queue.Incoming, sealed: int64(len(buf))}
-	s.disk.changes = append(s.disk.changes, simChange{name: "create", id: id, to: queue.Incoming})
-	s.touch(m.file.Name())
+	s.touch(s.disk.path(queue.Incoming, m.id.String()))
+}
+
+// newFile makes the file of a new message, or takes that of an old one.
+func (s *sim) newFile(id queueid.ID) (*os.File, error) {
+	d := s.disk
+	dir, err := queue.OpenDirectory(d.path(queue.Incoming))
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	before := make(map[queueid.ID][]byte)
+	for _, old := range s.ids() {
+		if d.files[old].at == queue.Spare {
+			before[old], _ = os.ReadFile(d.path(queue.Spare, old.String()))
+		}
+	}
+	f, err := s.spares.Take(dir, id)
+	if err != nil || f == nil {
+		d.changes = append(d.changes, simChange{name: "create", id: id, to: queue.Incoming})
+		if f, err = dir.Create(id); err == nil {
+			err = f.Chmod(queue.FileMode)
+		}
+		return f, err
+	}
+	for old, content := range before {
+		if _, err := os.Lstat(d.path(queue.Spare, old.String())); err != nil {
+			s.saw("spare to writing")
+			d.files[old].at = ""
+			d.changes = append(d.changes, simChange{name: "take", id: id, from: queue.Spare, to: queue.Incoming, old: old, content: content})
+		}
+	}
+	return f, nil
 }
 
 // buffer is a file in memory.
@@ -60,7 +87,7 @@ func (s *sim) write(m *mail, n int) {
 	clear(b[:min(n, simHeader)])
 	m.put(b, 0)
 	if s.disk.files[m.id].at == queue.Incoming {
-		s.touch(m.file.Name())
+		s.touch(s.disk.path(queue.Incoming, m.id.String()))
 	}
 }
 
@@ -117,7 +144,7 @@ func (s *sim) giveUp(m *mail) {
 	}
 	c := call{name: "unlink", id: m.id, from: s.disk.path(queue.Incoming)}
 	if f := s.disk.files[m.id]; f.at == queue.Incoming {
-		_ = s.disk.carryOut(s, c, func() error { return os.Remove(m.file.Name()) })
+		_ = s.disk.carryOut(s, c, func() error { return os.Remove(s.disk.path(queue.Incoming, m.id.String())) })
 	}
 	m.endWriting()
 }

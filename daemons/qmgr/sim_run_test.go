@@ -28,6 +28,7 @@ type sim struct {
 	proc   *process // nil: qmgr has gone away
 	away   time.Time
 	disk   *simDisk
+	spares *queue.Spares // as cleanup sees them
 	luck   float64
 
 	mu      sync.Mutex // guards the model, the disk and what follows
@@ -58,6 +59,7 @@ func simulate(seed uint64, base string, cfg *config.Config) *sim {
 		byID: make(map[queueid.ID]*mail), rcpts: make(map[addr.Mailbox]*rcpt), seen: make(map[string]int),
 	}
 	s.late = s.began.Round(0)
+	s.openSpares()
 	s.plan(cfg)
 	slices.SortStableFunc(s.events, func(a, b simEvent) int { return cmp.Compare(a.at, b.at) })
 	s.boot()
@@ -75,6 +77,13 @@ func simulate(seed uint64, base string, cfg *config.Config) *sim {
 	}
 	s.end()
 	return s
+}
+
+func (s *sim) openSpares() {
+	var err error
+	if s.spares, err = queue.OpenSpares(s.disk.path(queue.Spare)); err != nil {
+		panic(err)
+	}
 }
 
 func (s *sim) locked(f func()) func() {
@@ -166,6 +175,7 @@ func (s *sim) recover() {
 			m.endWriting()
 		}
 		d.forget(s)
+		s.openSpares()
 	}
 	s.saw([...]string{"stop", "crash", "power cut"}[how])
 	s.notef("%s", [...]string{"stop", "crash", "power cut"}[how])
