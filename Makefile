@@ -1,6 +1,7 @@
 # Posthouse. "make help" lists the targets.
 VERSION := $(shell sed -n 's/^\#\# \([0-9][^ ]*\).*/\1/p' CHANGELOG.md | head -n 1)
 FUZZTIME ?= 10s
+export SCHEDULES ?= 1000000
 # Installs what the host lacks for a target: pkg/mailtest/setup.sh TARGET
 SETUP := pkg/mailtest/setup.sh
 GODIRS := daemons packaging pkg units
@@ -8,7 +9,7 @@ GODIRS := daemons packaging pkg units
 export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || stat -c %Y CHANGELOG.md)
 
 .DEFAULT_GOAL := help
-.PHONY: help build check test crash run stop bench simulate docs deb rpm lint fuzz clean
+.PHONY: help build check test crash run stop bench simulate nightly docs deb rpm lint fuzz clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -30,6 +31,7 @@ check: ## formatting, vet, staticcheck, unit tests with the race detector, impor
 	go vet -tags system ./...
 	go tool staticcheck ./...
 	CGO_ENABLED=1 go test -race ./...
+	go test -run TestSimulation ./daemons/qmgr
 
 test: check deb rpm lint ## everything: check, packages, linters, and the packages in booted containers
 	$(SETUP) test
@@ -54,6 +56,15 @@ bench: deb ## Postfix and Posthouse side by side
 
 simulate: ## a modelled day of ten million messages through the scheduler, beside Postfix's rules
 	go test ./daemons/qmgr/internal/simulate -run 'TestDay$$' -day -v -count=1 -timeout 60m
+
+nightly: ## a million random schedules of qmgr with crashes, faults and commands, on all processors
+	mkdir -p build
+	go test -c -o build/qmgr.test ./daemons/qmgr
+	@n=$$(nproc); each=$$((SCHEDULES / n)); first=$$(date +%s)0000000; pids=; \
+	for i in $$(seq 0 $$((n - 1))); do \
+		build/qmgr.test -test.run 'TestSimulation$$' -test.timeout 24h -first $$((first + i * each)) -schedules $$each & pids="$$pids $$!"; \
+	done; \
+	bad=0; for p in $$pids; do wait $$p || bad=1; done; exit $$bad
 
 deb: build docs ## the Debian package into build/
 	$(SETUP) deb
