@@ -213,7 +213,7 @@ const fewIDs = 50
 func (o *operation) disk() {
 	for _, p := range o.places() {
 		if o.left != nil && len(o.left) <= fewIDs {
-			ids := slices.Collect(maps.Keys(o.left))
+			ids := slices.SortedFunc(maps.Keys(o.left), compareIDs) // oldest first
 			o.look(p, o.spool.in(p, func(d *queue.Directory) error { o.pick(p, d, ids); return nil }))
 			continue
 		}

@@ -372,9 +372,11 @@ func oldestFirst(messages map[queueid.ID]place) (list []located) {
 	for id, p := range messages {
 		list = append(list, located{p, id})
 	}
-	slices.SortFunc(list, func(a, b located) int { return cmp.Compare(a.id.String(), b.id.String()) })
+	slices.SortFunc(list, func(a, b located) int { return compareIDs(a.id, b.id) })
 	return list
 }
+
+func compareIDs(a, b queueid.ID) int { return cmp.Compare(a.String(), b.String()) }
 
 // waitForLoads waits until the messages that were admitted have been moved.
 func (m *manager) waitForLoads() {

