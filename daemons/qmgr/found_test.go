@@ -1,7 +1,10 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -12,6 +15,7 @@ import (
 	"posthouse/pkg/envelope"
 	"posthouse/pkg/protocol/delivery"
 	"posthouse/pkg/protocol/queuectl"
+	"posthouse/pkg/protocol/rewrite"
 	"posthouse/pkg/queue"
 	"posthouse/pkg/queueid"
 )
@@ -246,5 +250,69 @@ func TestStillWritten(t *testing.T) {
 		w.wait(time.Hour)
 		w.expect("")
 		w.m.stop()
+	})
+}
+
+// notExpanding is a rewrite that does not expand.
+type notExpanding struct{ asker }
+
+func (n notExpanding) Ask(ctx context.Context, r rewrite.Request) ([]rewrite.Answer, error) {
+	if r.Op == rewrite.Expand {
+		return nil, errors.New("no answer")
+	}
+	return n.asker.Ask(ctx, r)
+}
+
+// TestNotNewHalfWay: a requeued message that could not be expanded waits outside of
+// memory for one of its recipients. When it comes back it is not as new: who has just been
+// tried would be tried again.
+func TestNotNewHalfWay(t *testing.T) {
+	in(t, "queue: {active_messages: 2, active_share: 50}\ntransports: {smtp: {concurrency: 1}}\n", func(w *world) {
+		tried := make(map[string]int)
+		w.answer = func(r envelope.Recipient) delivery.Result {
+			tried[r.Address.String()]++
+			return full
+		}
+		id := w.put(queue.Incoming, 1, "later@x.example", "a@slow.example")
+		w.m.start()
+		w.wait(time.Minute)
+		whole := w.m.rewrite
+		w.m.rewrite = notExpanding{whole}
+		w.set(func() {
+			w.pause = func(r *delivery.Request) {
+				if r.Recipients[0].Address.Domain() == "slow.example" {
+					time.Sleep(20 * time.Second)
+				}
+			}
+		})
+		w.put(queue.Incoming, 2, "b@slow.example")
+		w.m.look()
+		w.wait(time.Second)
+		w.do(queuectl.Requeue, 1, id)
+		w.wait(2 * time.Second)
+		w.m.rewrite = whole
+		w.wait(time.Minute)
+		if tried["later@x.example"] != 2 || tried["a@slow.example"] != 2 {
+			t.Errorf("tried %v", tried)
+		}
+		w.m.stop()
+	})
+}
+
+// TestClockBehind: after a power cut the clock may be behind, so that a message seems to
+// have come since. Its content is checked all the same.
+func TestClockBehind(t *testing.T) {
+	in(t, "", func(w *world) {
+		id := w.put(queue.Incoming, 1, "a@x.example")
+		path := filepath.Join(w.base, queue.Incoming, id.String())
+		if err := os.Truncate(path, size(path)-1); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(path, size(path)+1); err != nil {
+			t.Fatal(err)
+		}
+		w.m.now = func() time.Time { return time.Now().AddDate(-1, 0, 0) }
+		w.run(time.Minute)
+		w.expect(queue.Corrupt)
 	})
 }

@@ -126,8 +126,8 @@ func (m *manager) read(msg *message) bool {
 		defer f.Close() // opened for reading
 		msg.q, err = queue.Read(f)
 	}
-	if err == nil && !msg.before && msg.id.Time().Before(m.started) {
-		err = msg.q.CheckContent(f) // the power may have gone since
+	if came := msg.id.Time(); err == nil && !msg.before && (came.Before(m.started) || came.After(m.now())) {
+		err = msg.q.CheckContent(f) // the power may have gone since, and the clock be behind
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

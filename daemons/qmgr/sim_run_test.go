@@ -252,7 +252,7 @@ func (s *sim) setClock(by time.Duration) {
 	s.now()
 	for _, m := range s.mails {
 		m.dueNow()
-		m.untimed = true
+		m.untimed, m.untold = true, true
 		s.age(m)
 	}
 	s.saw("clock is set " + map[bool]string{true: "forward", false: "back"}[by > 0])
