@@ -253,11 +253,14 @@ func TestStillWritten(t *testing.T) {
 	})
 }
 
-// notExpanding is a rewrite that does not expand.
-type notExpanding struct{ asker }
+// notExpanding is a rewrite that does not expand as long as on is set.
+type notExpanding struct {
+	asker
+	on *atomic.Bool
+}
 
 func (n notExpanding) Ask(ctx context.Context, r rewrite.Request) ([]rewrite.Answer, error) {
-	if r.Op == rewrite.Expand {
+	if r.Op == rewrite.Expand && n.on.Load() {
 		return nil, errors.New("no answer")
 	}
 	return n.asker.Ask(ctx, r)
@@ -274,10 +277,11 @@ func TestNotNewHalfWay(t *testing.T) {
 			return full
 		}
 		id := w.put(queue.Incoming, 1, "later@x.example", "a@slow.example")
+		var on atomic.Bool
+		w.m.rewrite = notExpanding{w.m.rewrite, &on}
 		w.m.start()
 		w.wait(time.Minute)
-		whole := w.m.rewrite
-		w.m.rewrite = notExpanding{whole}
+		on.Store(true)
 		w.set(func() {
 			w.pause = func(r *delivery.Request) {
 				if r.Recipients[0].Address.Domain() == "slow.example" {
@@ -290,7 +294,7 @@ func TestNotNewHalfWay(t *testing.T) {
 		w.wait(time.Second)
 		w.do(queuectl.Requeue, 1, id)
 		w.wait(2 * time.Second)
-		w.m.rewrite = whole
+		on.Store(false)
 		w.wait(time.Minute)
 		if tried["later@x.example"] != 2 || tried["a@slow.example"] != 2 {
 			t.Errorf("tried %v", tried)
