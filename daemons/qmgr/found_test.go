@@ -320,3 +320,24 @@ func TestClockBehind(t *testing.T) {
 		w.expect(queue.Corrupt)
 	})
 }
+
+// TestDeletedElsewhere: an old notice has a message in memory that is on hold, and waits
+// for its turn to be read. A command that finds it there finds it on disk, too.
+func TestDeletedElsewhere(t *testing.T) {
+	in(t, "", func(w *world) {
+		id := w.put(queue.Hold, 1, "a@x.example")
+		for range loaders {
+			w.m.slots <- struct{}{}
+		}
+		w.m.fresh = []located{{place{queue: queue.Incoming}, id}}
+		w.m.start()
+		w.wait(time.Second)
+		w.do(queuectl.Delete, 1, id)
+		for range loaders {
+			<-w.m.slots
+		}
+		w.wait(time.Second)
+		w.expect("")
+		w.m.stop()
+	})
+}

@@ -20,6 +20,7 @@ import (
 	"posthouse/pkg/protocol/arrival"
 	"posthouse/pkg/protocol/bounce"
 	"posthouse/pkg/protocol/delivery"
+	"posthouse/pkg/protocol/queuectl"
 	"posthouse/pkg/protocol/rewrite"
 	"posthouse/pkg/queue"
 	"posthouse/pkg/queueid"
@@ -465,6 +466,16 @@ func (m *manager) notLoaded(msg *message) {
 		wake(m.kick)
 	}
 	m.forget(msg)
+	if msg.want != wantDelivery && !m.stopping {
+		m.wg.Go(func() { m.elsewhere(msg) })
+	}
+}
+
+// elsewhere does what the administrator wants of a message that was not where an old
+// notice had it.
+func (m *manager) elsewhere(msg *message) {
+	op := map[wish]queuectl.Op{wantHold: queuectl.Hold, wantDeletion: queuectl.Delete, wantRequeue: queuectl.Requeue}[msg.want]
+	m.control(queuectl.Request{Op: op, IDs: []queueid.ID{msg.id}})
 }
 
 // forget ends the life of a message in memory. m.mu is held.

@@ -13,6 +13,8 @@ var simKept = []struct {
 	{453, "a deletion that waited for a delivery was forgotten for a command after it"},
 	{962, "what the administrator wanted of a message in memory was forgotten by a stop"},
 	{1980, "the clock was set forward: the file that cleanup was writing was removed, and then said to be accepted"},
+	{186, "a flush failed twice: outcomes that a process before had written were not written again"},
+	{807763, "a deletion was noted of a message that an old notice had in memory, and not of the one on hold"},
 	{702576, "after a power cut the clock was behind: the content of a message that had never been accepted was not checked"},
 }
 
