@@ -121,6 +121,9 @@ func (p *process) call(c call, do func() error) error {
 	n := mix(s.seed, "disk", key, fmt.Sprint(d.nth[key]))
 	strikes := slices.Contains(d.trouble.what, c.name) && n%100 < d.trouble.percent
 	p.tear = -1
+	if dir := d.rel(c.from); c.name == "readdir" && !p.commanding && (dir == queue.Incoming || dir == queue.Active) {
+		p.blind[dir] = strikes
+	}
 	if strikes {
 		failed.Err = d.trouble.errno
 		s.notef("%s %s fails: %v", c.name, c.id, d.trouble.errno)

@@ -27,6 +27,9 @@ type process struct {
 	busy map[string]int // deliveries under way, by destination and by transport
 	held int
 	dead chan struct{} // closed when it has crashed
+
+	blind      map[string]bool // directories that could not be read when it looked last
+	commanding bool            // it looks for the administrator
 }
 
 // boot starts qmgr.
@@ -35,7 +38,7 @@ func (s *sim) boot() {
 	if err != nil {
 		panic(err) // of the test itself
 	}
-	p := &process{sim: s, tear: -1, busy: make(map[string]int), dead: make(chan struct{})}
+	p := &process{sim: s, tear: -1, busy: make(map[string]int), dead: make(chan struct{}), blind: make(map[string]bool)}
 	sp.disk = p
 	p.m = newManager(func() *config.Config { s.mu.Lock(); defer s.mu.Unlock(); return s.cfg }, &maillog.Logger{}, sp)
 	p.m.rewrite, p.m.bounce, p.m.now = p, p, s.nowForQmgr

@@ -213,9 +213,11 @@ func (s *sim) command(op queuectl.Op, list []*mail) {
 		return
 	}
 	s.commanded = true
+	s.locked(func() { p.commanding = true })()
 	reply := p.m.control(r)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	p.commanding = false
 	if p.gone {
 		return
 	}

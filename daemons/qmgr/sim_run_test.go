@@ -287,6 +287,9 @@ func (s *sim) check() {
 	if p.held > 1 || p.held < 0 {
 		s.failf("keeps the daemon %d times", p.held)
 	}
+	if p.held == 0 && (p.blind[queue.Incoming] || p.blind[queue.Active]) {
+		s.failf("qmgr would go, and could not look: %v", p.blind)
+	}
 	for _, m := range s.mails {
 		f := s.disk.files[m.id]
 		if f == nil {
