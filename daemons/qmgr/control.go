@@ -182,6 +182,9 @@ func (o *operation) wish(msg *message) (news, fits bool) {
 	if before == wantDeletion && o.op != queuectl.Delete {
 		return false, false // as good as gone
 	}
+	if msg.turn == nil && msg.from.queue == queue.Incoming && errors.Is(complete(o.spool.incoming, msg.id), queue.ErrIncomplete) {
+		return false, false // it is being written, and looked at for that moment
+	}
 	defer func() {
 		if msg.want != wantDelivery {
 			o.comeBack(msg)
