@@ -158,9 +158,7 @@ run() {
 	deliver) set -- "$@" -t alice@example.net 127.0.0.1:25 ;;
 	mbox | maildir)
 		if [ $what = mbox ]; then home "$mta" ''; else home "$mta" Maildir/; fi
-		n=$((n / accounts * accounts)) # each client takes one account after the other
-		set -- sh -c 'seq "$1" | xargs -P "$2" -I{} smtp-source -m "$3" -l 4096 -f sender@example.org -t user{}@local.example 127.0.0.1:25' \
-			sh $accounts "$clients" $((n / accounts))
+		set -- /usr/local/bin/probe spread 127.0.0.1:25 sender@example.org "$n" "$clients" "$accounts" local.example # a process for each account would take as long as its messages
 		;;
 	esac
 	held="$disk/$mta/spool/postfix/hold"

@@ -8,6 +8,7 @@
 //	probe load ...                       many messages that can be told apart, whatever happens to the servers; see load.go
 //	probe marks DIR                      which of them have arrived in DIR
 //	probe list ADDRESS FROM N DOMAINS    one message to uN@dM.list.example, N recipients in so many domains
+//	probe spread ADDRESS FROM N WORKERS USERS DOMAIN   N messages to userM@DOMAIN, M running from 1 to USERS
 //	probe fill SPOOL N DOMAINS SECONDS   deferred mail, due after that; see fill.go
 //	probe sink ADDRESS DIR               an SMTP server that keeps them
 //	probe big ADDRESS FROM TO OCTETS     one message of that size
@@ -60,6 +61,8 @@ func run(args []string) error {
 		return load(args)
 	case "list":
 		return list(args[0], args[1], number(args[2]), number(args[3]))
+	case "spread":
+		return spread(args[0], args[1], number(args[2]), number(args[3]), number(args[4]), args[5])
 	case "fill":
 		return fill(args)
 	case "marks":
@@ -232,6 +235,24 @@ func list(address, from string, n, domains int) error {
 	}
 	return s.steps([2]string{"DATA", "354"}, [2]string{"Subject: a list\r\n\r\n" + strings.Repeat(strings.Repeat("x", 76)+"\r\n", 50) + ".", "250"},
 		[2]string{"QUIT", "221"})
+}
+
+// spread sends messages of 4 KB, each in a session of its own, to accounts in turn. smtp-source
+// has one recipient for all that it sends.
+func spread(address, from string, n, workers, users int, domain string) error {
+	content := []byte("Subject: spread\r\n\r\n" + strings.Repeat(strings.Repeat("x", 78)+"\r\n", 51))
+	return each(n, workers, func(i int) error {
+		s, err := open(address)
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		reply, err := s.message(from, fmt.Sprintf("user%d@%s", 1+(i-1)%users, domain), content)
+		if err != nil || !strings.HasPrefix(reply, "250") {
+			return fmt.Errorf("%q, %w", reply, err)
+		}
+		return s.steps([2]string{"QUIT", "221"})
+	})
 }
 
 // each runs f n times, in several workers, and counts the errors; it prints
