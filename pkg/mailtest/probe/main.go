@@ -62,7 +62,7 @@ func run(args []string) error {
 	case "list":
 		return list(args[0], args[1], number(args[2]), number(args[3]))
 	case "spread":
-		return spread(args[0], args[1], number(args[2]), number(args[3]), number(args[4]), args[5])
+		return spread(args)
 	case "fill":
 		return fill(args)
 	case "marks":
@@ -239,9 +239,13 @@ func list(address, from string, n, domains int) error {
 
 // spread sends messages of 4 KB, each in a session of its own, to accounts in turn. smtp-source
 // has one recipient for all that it sends.
-func spread(address, from string, n, workers, users int, domain string) error {
+func spread(args []string) error {
+	if len(args) != 6 {
+		return errors.New("spread: not six arguments")
+	}
+	address, from, users, domain := args[0], args[1], number(args[4]), args[5]
 	content := []byte("Subject: spread\r\n\r\n" + strings.Repeat(strings.Repeat("x", 78)+"\r\n", 51))
-	return each(n, workers, func(i int) error {
+	return each(number(args[2]), number(args[3]), func(i int) error {
 		s, err := open(address)
 		if err != nil {
 			return err
