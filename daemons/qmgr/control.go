@@ -296,15 +296,16 @@ func (o *operation) move(p place, d *queue.Directory, id queueid.ID) error {
 	return o.fileDue(d, id)
 }
 
-// complete returns queue.ErrIncomplete for a message that is being written.
+// complete returns queue.ErrIncomplete for a message that is being written. It does
+// not wait, for m.mu is held.
 func complete(d *queue.Directory, id queueid.ID) error {
 	f, err := d.Open(id)
 	if err != nil {
 		return err
 	}
 	defer f.Close() // opened for reading
-	if _, err = queue.Read(f); errors.Is(err, queue.ErrIncomplete) {
-		return err
+	if queue.IsIncomplete(f) {
+		return queue.ErrIncomplete
 	}
 	return nil // damaged perhaps, but finished
 }

@@ -277,6 +277,14 @@ func readHead(w *window) (header, error) {
 	}
 }
 
+// IsIncomplete reports whether f has nothing of a header, as long as it is written.
+// It does not wait for the rest of one that is there in part.
+func IsIncomplete(f *os.File) bool {
+	var b [headerLen]byte
+	n, err := f.ReadAt(b[:], 0)
+	return (err == nil || errors.Is(err, io.EOF)) && (n < headerLen || b == [headerLen]byte{})
+}
+
 func (m *Message) readEnvelope(w *window, h header) error {
 	b, err := w.octets(headerLen, int(h.envelopeLen))
 	if err != nil {

@@ -314,13 +314,16 @@ func TestIncomplete(t *testing.T) {
 	defer f.Close()
 	w := NewWriter(f, testEnvelope(t, 1))
 	w.Write(make([]byte, 100000))
-	if _, err := Read(f); !errors.Is(err, ErrIncomplete) {
+	if _, err := Read(f); !errors.Is(err, ErrIncomplete) || !IsIncomplete(f) {
 		t.Errorf("unfinished: %v", err)
+	}
+	if err := w.Finish(); err != nil || IsIncomplete(f) {
+		t.Errorf("finished: %v", err)
 	}
 	if err := f.Truncate(0); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Read(f); !errors.Is(err, ErrIncomplete) {
+	if _, err := Read(f); !errors.Is(err, ErrIncomplete) || !IsIncomplete(f) {
 		t.Errorf("empty: %v", err)
 	}
 }
