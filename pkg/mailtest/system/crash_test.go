@@ -121,7 +121,7 @@ func (l *load) kill(after int, units ...string) {
 // their writer has left.
 func (l *load) drain() {
 	l.t.Helper()
-	const files = "find /var/spool/posthouse -type f ! -path '*/spare/*'"
+	const files = "find /var/spool/posthouse -type f ! -path '*/spare/*' ! -path '*/index/*'"
 	l.WaitFor("the end of deliveries", 2*time.Minute, func() bool {
 		l.Run("posthouse", "queue", "retry", "--all")
 		return l.Script(files+" -not -path '*/incoming/*'") == ""
