@@ -36,6 +36,13 @@ func failing(name string, on *atomic.Bool, calls *atomic.Int32) striking {
 	}
 }
 
+// dawdle has an agent take its time for slow.example.
+func dawdle(r *delivery.Request) {
+	if r.Recipients[0].Address.Domain() == "slow.example" {
+		time.Sleep(20 * time.Second)
+	}
+}
+
 // TestAskedAndCrowded: the administrator asks for a message, which has to wait outside of
 // memory for one of its recipients. When it comes back who has just been tried is not
 // tried again, and who has not is, whenever he would have been due.
@@ -55,11 +62,7 @@ func TestAskedAndCrowded(t *testing.T) {
 				tried[r.Address.String()]++
 				return byLocal(r)
 			}
-			w.pause = func(r *delivery.Request) {
-				if r.Recipients[0].Address.Domain() == "slow.example" {
-					time.Sleep(20 * time.Second)
-				}
-			}
+			w.pause = dawdle
 		})
 		w.put(queue.Incoming, 2, "b@slow.example")
 		w.m.look()
@@ -282,13 +285,7 @@ func TestNotNewHalfWay(t *testing.T) {
 		w.m.start()
 		w.wait(time.Minute)
 		on.Store(true)
-		w.set(func() {
-			w.pause = func(r *delivery.Request) {
-				if r.Recipients[0].Address.Domain() == "slow.example" {
-					time.Sleep(20 * time.Second)
-				}
-			}
-		})
+		w.set(func() { w.pause = dawdle })
 		w.put(queue.Incoming, 2, "b@slow.example")
 		w.m.look()
 		w.wait(time.Second)

@@ -89,6 +89,14 @@ func while(n uint64, most time.Duration) time.Duration {
 	return time.Microsecond + time.Duration(n%uint64(most))
 }
 
+// linger is a moment, or in slow of a hundred cases a time of up to most.
+func linger(ctx context.Context, n, slow uint64, most time.Duration) {
+	if n%100 >= slow {
+		most = time.Millisecond
+	}
+	pass(ctx, while(n>>8, most))
+}
+
 func (p *process) Ask(ctx context.Context, r rewrite.Request) ([]rewrite.Answer, error) {
 	s := p.sim
 	s.mu.Lock()
@@ -97,11 +105,7 @@ func (p *process) Ask(ctx context.Context, r rewrite.Request) ([]rewrite.Answer,
 	n := mix(s.seed, "ask", e.addr.String(), fmt.Sprint(e.asks))
 	m := s.mood
 	s.mu.Unlock()
-	most := time.Millisecond
-	if n%100 < m.rewriteSlow {
-		most = 2 * time.Minute // qmgr waits for one
-	}
-	pass(ctx, while(n>>8, most))
+	linger(ctx, n, m.rewriteSlow, 2*time.Minute) // qmgr waits for one
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -319,11 +323,7 @@ func (p *process) Notify(ctx context.Context, r *bounce.Request, _ *os.File) (st
 		s.failf("%s: notified of from %q", key, f.at)
 	}
 	s.mu.Unlock()
-	most := time.Millisecond
-	if n%100 < m.bounceSlow {
-		most = 10 * time.Minute // qmgr waits for five
-	}
-	pass(ctx, while(n>>8, most))
+	linger(ctx, n, m.bounceSlow, 10*time.Minute) // qmgr waits for five
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	// The answer may get lost, or bounce may have done nothing.

@@ -229,7 +229,7 @@ func list(address, from string, n, domains int) error {
 		}
 		for range last - first {
 			if reply, err := s.reply(); err != nil || !strings.HasPrefix(reply, "250") {
-				return fmt.Errorf("list: %q, %w", reply, err)
+				return fmt.Errorf("list: %q, %v", reply, err) // or no error, and another reply
 			}
 		}
 	}
@@ -253,7 +253,7 @@ func spread(args []string) error {
 		defer s.Close()
 		reply, err := s.message(from, fmt.Sprintf("user%d@%s", 1+(i-1)%users, domain), content)
 		if err != nil || !strings.HasPrefix(reply, "250") {
-			return fmt.Errorf("%q, %w", reply, err)
+			return fmt.Errorf("%q, %v", reply, err)
 		}
 		return s.steps([2]string{"QUIT", "221"})
 	})
