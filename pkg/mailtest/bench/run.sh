@@ -208,6 +208,7 @@ run() {
 }
 
 # Names that run and what it calls do not use.
+for one in postfix posthouse; do run $one deliver 1 1; done # makes the Maildir that others look into
 for each in $work; do # warm up
 	case $each in
 	accept | session | relay | deliver | mbox | maildir) for one in postfix posthouse; do run $one $each 10 300; done ;;
