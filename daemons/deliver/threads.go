@@ -67,13 +67,15 @@ func (j *job) do(ctx context.Context) (*deliver.Reply, error) {
 	j.become(id.Identity, func(t *become.Thread) error {
 		var otherwise bool
 		var err error
-		if reply, otherwise, err = j.first(id); !otherwise || err != nil {
+		user := j.user(id)
+		defer user.Close()
+		if reply, otherwise, err = j.first(user); !otherwise || err != nil {
 			return err
 		}
 		if trouble != nil {
 			return trouble
 		}
-		reply, err = j.otherwise(t, id, next)
+		reply, err = j.otherwise(t, user, id, next)
 		return err
 	}, func(err error) {
 		leave()
@@ -91,8 +93,8 @@ func (j *job) user(id *identity) *files.User {
 
 // first does what is asked for, and reports whether what is to be done else is still
 // to be done.
-func (j *job) first(id *identity) (reply *deliver.Reply, otherwise bool, err error) {
-	reply, err = j.user(id).Do(j.what, j.from.file)
+func (j *job) first(user *files.User) (reply *deliver.Reply, otherwise bool, err error) {
+	reply, err = user.Do(j.what, j.from.file)
 	if err != nil {
 		return nil, false, &requestError{err}
 	}
@@ -100,8 +102,8 @@ func (j *job) first(id *identity) (reply *deliver.Reply, otherwise bool, err err
 }
 
 // otherwise does what is to be done as there is no .forward file, as next.
-func (j *job) otherwise(t *become.Thread, id, next *identity) (*deliver.Reply, error) {
-	if next.UID != id.UID || next.GID != id.GID {
+func (j *job) otherwise(t *become.Thread, user *files.User, id, next *identity) (*deliver.Reply, error) {
+	if next.UID != id.UID || next.GID != id.GID || next.account.Home != id.account.Home {
 		return nil, errors.New("the account has just changed")
 	}
 	if inSpool(j.what.Else) {
@@ -111,7 +113,7 @@ func (j *job) otherwise(t *become.Thread, id, next *identity) (*deliver.Reply, e
 	}
 	then := *j.what
 	then.Kind, then.Else = j.what.Else, 0
-	reply, err := j.user(next).Do(&then, j.from.file)
+	reply, err := user.Do(&then, j.from.file)
 	if err != nil {
 		return nil, &requestError{err}
 	}

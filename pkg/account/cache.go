@@ -10,8 +10,10 @@ import (
 
 // Bounds of a Cache.
 const (
-	// maxAge is how long an answer counts.
+	// maxAge is how long an answer of userdb counts.
 	maxAge = 2 * time.Second
+	// lookEvery is how long files are taken for what they were.
+	lookEvery = 50 * time.Millisecond
 	// maxKept is how many answers are kept.
 	maxKept = 10_000
 	// settled is how long ago a file has to have been written for its state to tell it
@@ -19,17 +21,22 @@ const (
 	settled = time.Second
 )
 
-// Cache is Lookup that remembers its answers for two seconds: a message asks for an
-// account more than once, and many come for the same. Answers of files count only
-// while the files are the same, and that there is no account only if files say so. Errors
+// Cache is Lookup that remembers its answers: a message asks for an account more
+// than once, and many come for the same. Those of userdb count for two seconds,
+// those of files while the files are the same, which is seen within a twentieth of a
+// second; and that there is no account only if files say so. Errors
 // are not kept. It may be used by many at once; what comes back is shared, and
 // not to be changed.
 type Cache struct {
 	sources sources
+	every   time.Duration // how often files are looked at
 
-	mu    sync.Mutex
-	state state // that the answers are of
-	kept  map[string]answered
+	mu     sync.Mutex
+	now    state // when it was looked at last
+	known  bool  // now says whether the sources have changed
+	looked time.Time
+	state  state // that the answers are of
+	kept   map[string]answered
 }
 
 type answered struct {
@@ -38,7 +45,7 @@ type answered struct {
 }
 
 // NewCache returns an empty Cache.
-func NewCache() *Cache { return &Cache{sources: system} }
+func NewCache() *Cache { return &Cache{sources: system, every: lookEvery} }
 
 // state tells apart what the sources say. Zero is that of userdb.
 type state struct{ passwd, group os.FileInfo }
@@ -68,7 +75,7 @@ func (s sources) state() (now state, ok bool) {
 // Lookup returns the account called name.
 func (c *Cache) Lookup(ctx context.Context, name string) (*Account, error) {
 	now := time.Now()
-	state, known := c.sources.state() // before they are read
+	state, known := c.look(now) // before they are read
 	if known {
 		if a, ok := c.get(state, name, now); ok {
 			if a == nil {
@@ -84,6 +91,18 @@ func (c *Cache) Lookup(ctx context.Context, name string) (*Account, error) {
 	return a, err
 }
 
+// look returns what the sources are, or were a moment ago: an answer that is newer
+// than that is kept as one of the older state, and goes with it.
+func (c *Cache) look(now time.Time) (state, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.known || now.Sub(c.looked) >= c.every {
+		c.now, c.known = c.sources.state()
+		c.looked = now
+	}
+	return c.now, c.known
+}
+
 func (c *Cache) get(s state, name string, now time.Time) (*Account, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -91,7 +110,7 @@ func (c *Cache) get(s state, name string, now time.Time) (*Account, bool) {
 		return nil, false
 	}
 	a, ok := c.kept[name]
-	return a.account, ok && now.Sub(a.at) < maxAge
+	return a.account, ok && (s.passwd != nil || now.Sub(a.at) < maxAge)
 }
 
 func (c *Cache) put(s state, name string, a answered) {

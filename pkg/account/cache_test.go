@@ -70,13 +70,18 @@ func TestCache(t *testing.T) {
 	is("written to", "bob", "7 []")
 	old(t, s.group, 2*time.Hour)
 	is("settled again", "bob", "7 []")
-	// No answer counts for long.
+	// While the files are the same an answer counts, however old it is.
 	for name, a := range c.kept {
-		a.at = a.at.Add(-maxAge)
-		a.account = &Account{UID: 99}
+		a.at = a.at.Add(-time.Hour)
 		c.kept[name] = a
 	}
-	is("too old", "bob", "7 []")
+	if err := os.Chmod(s.passwd, 0); err != nil {
+		t.Fatal(err)
+	}
+	kept := c.kept["bob"].account
+	if a, err := c.Lookup(t.Context(), "bob"); a != kept || err != nil {
+		t.Errorf("an answer of an hour ago: %+v, %v", a, err)
+	}
 	for i := range maxKept + 10 {
 		c.put(c.state, fmt.Sprint("u", i), answered{nil, time.Now()})
 	}
@@ -87,6 +92,41 @@ func TestCache(t *testing.T) {
 		t.Fatal(err)
 	}
 	is("away", "bob", "error")
+}
+
+// TestCacheLooks: files are not looked at for each answer, but an answer that does not
+// come from what was seen then goes with it.
+func TestCacheLooks(t *testing.T) {
+	s := sources{filepath.Join(t.TempDir(), "none"), write(t, "passwd", passwd), write(t, "group", group)}
+	old(t, s.passwd, time.Hour)
+	old(t, s.group, time.Hour)
+	c := &Cache{sources: s, every: time.Hour}
+	uid := func(name string) uint32 {
+		t.Helper()
+		a, err := c.Lookup(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a.UID
+	}
+	uid("alice")
+	if err := os.WriteFile(s.passwd, []byte(strings.ReplaceAll(passwd, "100", "900")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	old(t, s.passwd, time.Minute)
+	if got := uid("alice"); got != 1000 {
+		t.Errorf("looked at again: %d", got)
+	}
+	if got := uid("homeless"); got != 9002 {
+		t.Errorf("read: %d", got)
+	}
+	c.looked = c.looked.Add(-time.Hour)
+	if alice, homeless := uid("alice"), uid("homeless"); alice != 9000 || homeless != 9002 {
+		t.Errorf("of the new file: %d, %d", alice, homeless)
+	}
+	if len(c.kept) != 2 {
+		t.Errorf("kept are %v", c.kept)
+	}
 }
 
 // Of userdb it is kept who there is, not who there is not: that may be trouble.

@@ -3,6 +3,8 @@ package mailbox
 import (
 	"errors"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -19,47 +21,58 @@ const maxLinks = 40
 // open, past the directories above it, and a link is what users write. Nothing that is
 // no directory is opened: a FIFO would not let go.
 func OpenDir(path string, create bool) (*os.File, error) {
-	links := 0
-	fd, err := walk(unix.AT_FDCWD, path, create, &links)
-	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: path, Err: err}
-	}
-	defer unix.Close(fd)
-	dir, err := openDir(fd, ".")
-	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: path, Err: err}
-	}
-	return os.NewFile(uintptr(dir), path), nil
+	return openFrom(unix.AT_FDCWD, path, path, create)
 }
 
-// place is how a directory is opened that is passed through only, for which the
-// right to do that is enough.
-const place = unix.O_PATH | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+// OpenDirIn is OpenDir for a path from dir on, which is open.
+func OpenDirIn(dir *os.File, path string, create bool) (*os.File, error) {
+	return openFrom(int(dir.Fd()), path, filepath.Join(dir.Name(), path), create)
+}
 
-// walk returns a descriptor of what path leads to from the directory at.
-func walk(at int, path string, create bool, links *int) (int, error) {
+func openFrom(at int, path, name string, create bool) (*os.File, error) {
+	links := 0
+	fd, err := walk(at, path, create, asDir, &links)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// How a directory is opened: to be used, and to be passed through only, for which the
+// right to do that is enough.
+const (
+	asDir = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	asWay = asDir | unix.O_PATH
+)
+
+// walk opens what path leads to from the directory at, in the way that how says.
+func walk(at int, path string, create bool, how int, links *int) (int, error) {
 	start := "."
 	if strings.HasPrefix(path, "/") {
 		start = "/"
 	}
-	fd, err := openAt(at, start, place)
-	for name := range strings.SplitSeq(path, "/") {
+	names := slices.DeleteFunc(strings.Split(path, "/"), func(name string) bool { return name == "" || name == "." })
+	if len(names) == 0 {
+		return openAt(at, start, how)
+	}
+	fd, err := openAt(at, start, asWay)
+	for i, name := range names {
 		if err != nil {
 			return -1, err
 		}
-		if name == "" || name == "." {
-			continue
+		above, how := fd, how
+		if i < len(names)-1 {
+			how = asWay
 		}
-		above := fd
-		fd, err = step(above, name, create, links)
+		fd, err = step(above, name, create, how, links)
 		unix.Close(above)
 	}
 	return fd, err
 }
 
 // step goes on to the directory called name.
-func step(at int, name string, create bool, links *int) (int, error) {
-	fd, err := openAt(at, name, place)
+func step(at int, name string, create bool, how int, links *int) (int, error) {
+	fd, err := openAt(at, name, how)
 	switch {
 	case create && errors.Is(err, unix.ENOENT):
 		return makeSub(at, name)
@@ -76,7 +89,7 @@ func step(at int, name string, create bool, links *int) (int, error) {
 			return -1, unix.ELOOP
 		}
 		// Where it leads to nothing, that may be a disk which is not mounted now.
-		return walk(at, string(target[:n]), false, links)
+		return walk(at, string(target[:n]), false, how, links)
 	}
 	return fd, err
 }

@@ -3,6 +3,7 @@ package mailbox
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -23,6 +24,11 @@ func TestOpenDir(t *testing.T) {
 	if err := errors.Join(os.WriteFile(base+"/plain", nil, 0o600), syscall.Mkfifo(base+"/fifo", 0o600)); err != nil {
 		t.Fatal(err)
 	}
+	top, err := os.Open(base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer top.Close()
 	for _, tt := range []struct {
 		path   string
 		create bool
@@ -47,21 +53,29 @@ func TestOpenDir(t *testing.T) {
 		{"fifo", true, "", unix.ENOTDIR},
 		{"fifo/x", true, "", unix.ENOTDIR},
 	} {
-		f, err := OpenDir(base+"/"+tt.path, tt.create)
-		if !errors.Is(err, tt.err) || tt.err == nil && err != nil {
-			t.Errorf("%s: %v, not %v", tt.path, err, tt.err)
+		for way, open := range map[string]func() (*os.File, error){
+			"from the root":      func() (*os.File, error) { return OpenDir(base+"/"+tt.path, tt.create) },
+			"from the directory": func() (*os.File, error) { return OpenDirIn(top, tt.path, tt.create) },
+		} {
+			f, err := open()
+			if !errors.Is(err, tt.err) || tt.err == nil && err != nil {
+				t.Errorf("%s, %s: %v, not %v", tt.path, way, err, tt.err)
+			}
+			if err != nil {
+				continue
+			}
+			got, err := f.Stat()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want, err := os.Stat(filepath.Join(base, tt.want)); err != nil || !os.SameFile(got, want) {
+				t.Errorf("%s, %s: not %s; %v", tt.path, way, tt.want, err)
+			}
+			if _, err := f.ReadDir(1); err != nil && !errors.Is(err, io.EOF) {
+				t.Errorf("%s, %s: cannot be read: %v", tt.path, way, err)
+			}
+			f.Close()
 		}
-		if err != nil {
-			continue
-		}
-		got, err := f.Stat()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if want, err := os.Stat(filepath.Join(base, tt.want)); err != nil || !os.SameFile(got, want) {
-			t.Errorf("%s: not %s; %v", tt.path, tt.want, err)
-		}
-		f.Close()
 	}
 	if _, err := os.Stat(base + "/none"); err == nil {
 		t.Error("what a link led to has been made")

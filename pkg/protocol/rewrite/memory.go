@@ -11,7 +11,7 @@ import (
 // Bounds of what a client remembers. It is less time than the server may take to
 // see that a table has changed.
 const (
-	rememberTime  = time.Second / 4
+	rememberTime  = time.Second
 	rememberMost  = 1000 // answers
 	rememberShort = 8    // addresses of an answer; longer ones are lists, which are rare
 )

@@ -22,6 +22,27 @@ type User struct {
 	Home string // absolute and clean
 	UID  uint32
 	Sync mailbox.Syncer
+
+	home *os.File // once it has been opened
+}
+
+// Close closes what is open. It is called on the thread, too.
+func (u *User) Close() {
+	if u.home != nil {
+		_ = u.home.Close() // read-only
+	}
+}
+
+// inHome opens the home directory, once.
+func (u *User) inHome() (*os.File, error) {
+	if u.home != nil {
+		return u.home, nil
+	}
+	home, err := mailbox.OpenDir(u.Home, false) // never made: it may be one that is not mounted now
+	if err == nil {
+		u.home = home
+	}
+	return home, err
 }
 
 // Do does what r asks for, which is anything but a command; file is the queue file,

@@ -22,7 +22,9 @@ const (
 // self is the user of the test, with a home directory of its own.
 func self(t *testing.T) *User {
 	t.Helper()
-	return &User{"alice", t.TempDir(), uint32(os.Getuid()), durable.NewCommitter("fsync")}
+	u := &User{Name: "alice", Home: t.TempDir(), UID: uint32(os.Getuid()), Sync: durable.NewCommitter("fsync")}
+	t.Cleanup(u.Close)
+	return u
 }
 
 func queueFile(t *testing.T) *os.File {
@@ -106,7 +108,7 @@ func TestForward(t *testing.T) {
 		}
 	}
 	r.Files = []string{".forward"}
-	below := &User{"alice", filepath.Join(u.Home, ".forward", "x"), u.UID, u.Sync} // beneath a file
+	below := &User{Name: "alice", Home: filepath.Join(u.Home, ".forward", "x"), UID: u.UID, Sync: u.Sync} // beneath a file
 	if got := (&dialogue{t, below, queueFile(t)}).ask(r); got.Found || got.Status.String() != "2.0.0" {
 		t.Errorf("no home: %+v", got)
 	}
@@ -240,7 +242,7 @@ func TestMailbox(t *testing.T) {
 		}
 	}
 	// A home that is not there may be one that is not mounted.
-	away := &User{"alice", u.Home + "/none", u.UID, u.Sync}
+	away := &User{Name: "alice", Home: u.Home + "/none", UID: u.UID, Sync: u.Sync}
 	r.Path = "Maildir/"
 	if got := (&dialogue{t, away, queueFile(t)}).ask(r); got.Status.String() != "4.2.0" {
 		t.Errorf("no home: %+v", got)

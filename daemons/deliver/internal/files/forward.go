@@ -12,7 +12,6 @@ import (
 
 	"posthouse/daemons/deliver/internal/answer"
 	"posthouse/pkg/dsn"
-	"posthouse/pkg/mailbox"
 	"posthouse/pkg/protocol/deliver"
 )
 
@@ -35,14 +34,13 @@ func (u *User) forward(files []string) *deliver.Reply {
 // readFirst returns no name where no file is there, which holds for a home
 // directory, too.
 func (u *User) readFirst(files []string) (name, text string, err error) {
-	home, err := mailbox.OpenDir(u.Home, false)
+	home, err := u.inHome()
 	if absent(err) {
 		return "", "", nil
 	}
 	if err != nil {
 		return "", "", err
 	}
-	defer home.Close() // read-only
 	for _, name := range files {
 		if name == "" || name == "." || name == ".." || strings.Contains(name, "/") {
 			return "", "", fmt.Errorf("%.100q is not the name of a file in a home directory", name)

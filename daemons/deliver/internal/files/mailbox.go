@@ -59,12 +59,9 @@ func (u *User) mailbox(r *deliver.Request, content io.ReadSeeker) (string, error
 		return "delivered to file: " + devNull, nil
 	}
 	if !filepath.IsAbs(path) {
-		// Never made: it may be one that is not mounted now.
-		home, err := mailbox.OpenDir(u.Home, false)
-		if err != nil {
+		if _, err := u.inHome(); err != nil {
 			return "", dsn.Errorf("4.2.0", "home directory: %v", err)
 		}
-		_ = home.Close() // read-only
 		path = filepath.Join(u.Home, path)
 	}
 	path = filepath.Clean(path)
@@ -74,6 +71,16 @@ func (u *User) mailbox(r *deliver.Request, content io.ReadSeeker) (string, error
 	return "delivered to file: " + path, u.file(path, r, content)
 }
 
+// dir opens the directory at an absolute path. The way to the home directory is not
+// gone twice.
+func (u *User) dir(path string, create bool) (*os.File, error) {
+	rest, beneath := strings.CutPrefix(path, u.Home+"/")
+	if u.home == nil || !beneath {
+		return mailbox.OpenDir(path, create)
+	}
+	return mailbox.OpenDirIn(u.home, rest, create)
+}
+
 // maildir delivers to the Maildir at path, which is made where it is missing.
 // Links above it are followed: they can lead to what the user has only.
 func (u *User) maildir(path string, r *deliver.Request, content io.ReadSeeker) error {
@@ -81,7 +88,7 @@ func (u *User) maildir(path string, r *deliver.Request, content io.ReadSeeker) e
 	if err != nil {
 		return err
 	}
-	dir, err := mailbox.OpenDir(path, true)
+	dir, err := u.dir(path, true)
 	if err != nil {
 		return dsn.Errorf("4.2.0", "maildir delivery failed: %v", err)
 	}
@@ -100,7 +107,7 @@ func (u *User) file(path string, r *deliver.Request, content io.ReadSeeker) erro
 	if path == "/" {
 		return dsn.Errorf("4.3.5", "/ is no mailbox")
 	}
-	dir, err := mailbox.OpenDir(filepath.Dir(path), false)
+	dir, err := u.dir(filepath.Dir(path), false)
 	if err != nil {
 		return dsn.Errorf("4.2.0", "mailbox delivery failed: %v", err)
 	}
