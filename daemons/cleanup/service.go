@@ -321,7 +321,7 @@ func (t *transaction) cancel() {
 }
 
 func (t *transaction) fields() maillog.Fields {
-	return maillog.Fields{"QUEUE_ID": t.id.String(), "SENDER": t.e.Sender.String()}
+	return maillog.Fields{"QUEUE_ID": t.id.String()}
 }
 
 // maxLoggedID bounds what the log shows of a Message-Id.

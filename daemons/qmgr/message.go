@@ -72,13 +72,7 @@ type entry struct {
 	addresses   []addr.Mailbox // final address of each
 }
 
-func (msg *message) fields() maillog.Fields {
-	f := maillog.Fields{"QUEUE_ID": msg.id.String()}
-	if msg.q != nil {
-		f["SENDER"] = msg.q.Envelope.Sender.String()
-	}
-	return f
-}
+func (msg *message) fields() maillog.Fields { return maillog.Fields{"QUEUE_ID": msg.id.String()} }
 
 // load moves a message into active/, reads it, and schedules its deliveries.
 func (m *manager) load(msg *message) {
@@ -93,7 +87,7 @@ func (m *manager) load(msg *message) {
 	e := msg.q.Envelope
 	sender := senderKey(e.Sender, m.config().RecipientDelimiter)
 	if !msg.before {
-		m.log.Info(msg.fields(), "%s: from=<%s>, size=%d, nrcpt=%d (queue active)", msg.id, e.Sender, msg.q.Length, len(e.Recipients))
+		m.log.Info(maillog.Fields{"QUEUE_ID": msg.id.String(), "SENDER": e.Sender.String()}, "%s: from=<%s>, size=%d, nrcpt=%d (queue active)", msg.id, e.Sender, msg.q.Length, len(e.Recipients))
 		msg.active, msg.luck = m.now(), m.random()
 	}
 	m.mu.Lock()
