@@ -121,6 +121,10 @@ func (m *Machine) down() {
 		if r, err := m.Try("journalctl", "--no-pager", "-b", "-o", "short-iso", "-n", "300"); err == nil && r.Code == 0 {
 			m.t.Logf("journal of %s:\n%s", m.Name, r.Stdout)
 		}
+		// Last, where it is seen, for the lines above may have been after the trouble.
+		if r, err := m.Try("journalctl", "--no-pager", "-b", "-o", "short-iso", "-p", "warning"); err == nil && r.Code == 0 {
+			m.t.Logf("warnings and errors in the journal of %s:\n%s", m.Name, r.Stdout)
+		}
 	}
 	if out, err := exec.Command(m.script, "down", m.Name).CombinedOutput(); err != nil {
 		m.t.Errorf("down %s: %v\n%s", m.Name, err, out)
