@@ -5,6 +5,7 @@ package activation
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"net"
@@ -192,7 +193,10 @@ var notifier struct {
 }
 
 // Notify tells systemd the state of this process. Without systemd it does nothing.
-func Notify(state string) error {
+func Notify(state string) error { return notify(state, nil) }
+
+// notify sends, along with what it says, a descriptor of f if that is not nil.
+func notify(state string, f *os.File) error {
 	path := os.Getenv("NOTIFY_SOCKET")
 	if path == "" {
 		return nil
@@ -206,8 +210,12 @@ func Notify(state string) error {
 		}
 		notifier.fd, notifier.open = fd, true
 	}
+	var rights []byte
+	if f != nil {
+		rights = syscall.UnixRights(int(f.Fd()))
+	}
 	for {
-		err := syscall.Sendto(notifier.fd, []byte(state), syscall.MSG_NOSIGNAL, &syscall.SockaddrUnix{Name: path})
+		err := syscall.Sendmsg(notifier.fd, []byte(state), rights, &syscall.SockaddrUnix{Name: path}, syscall.MSG_NOSIGNAL)
 		switch {
 		case errors.Is(err, syscall.EINTR):
 			continue
@@ -216,6 +224,24 @@ func Notify(state string) error {
 		}
 		return nil
 	}
+}
+
+// Barrier waits until systemd has acted on what it was told before, for at most limit
+// (sd_notify_barrier(3)).
+func Barrier(limit time.Duration) error {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("barrier: %w", err)
+	}
+	defer r.Close() // nothing is written
+	// systemd closes its copy of the other end when it comes to it.
+	if err := errors.Join(notify("BARRIER=1", w), w.Close(), r.SetReadDeadline(time.Now().Add(limit))); err != nil {
+		return fmt.Errorf("barrier: %w", err)
+	}
+	if _, err := r.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("barrier: %w", err)
+	}
+	return nil
 }
 
 // States for Notify.
@@ -237,7 +263,10 @@ func WatchdogInterval() time.Duration {
 // Successor starts this program again with the same listening sockets and makes
 // it the main process of the unit, so that a daemon with long sessions goes
 // away without anybody waiting for it. The successor does not end before this
-// process has: until then systemd would not notice, for it is not its child.
+// process has: until then systemd would not notice, for it is not its child. Nor may
+// this process end before Barrier has returned: where systemd hears of the successor
+// when that has gone, too, and left the work to one of its own, it believes that
+// one nothing, takes the unit for ended, and has it stopped.
 func (s *Sockets) Successor() (*os.Process, error) {
 	r, w, err := os.Pipe()
 	if err != nil {

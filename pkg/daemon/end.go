@@ -58,13 +58,17 @@ func (d *Daemon) supervise() error {
 		wake()
 	}
 	d.loops.Wait()
+	known := make(chan struct{}) // the successor, to systemd
 	if d.handOff && !told && err == nil && d.inUse() {
-		d.handOver()
+		d.handOver(known)
+	} else {
+		close(known)
 	}
 	drained := make(chan bool)
 	go func() {
 		d.handlers.Wait()
 		<-alone
+		<-known
 		left := d.held() // OnEnd may hold the daemon while it tidies up
 		for _, f := range d.onEnd {
 			f()
@@ -94,17 +98,27 @@ func (d *Daemon) tell() {
 	d.sockets.TellPredecessor(syscall.SIGTERM)
 }
 
-// handOver starts the successor.
-func (d *Daemon) handOver() {
+// barrierTime is how long systemd may take to hear of a successor.
+const barrierTime = 30 * time.Second
+
+// handOver starts the successor, and closes known when systemd knows it.
+func (d *Daemon) handOver(known chan<- struct{}) {
 	// Ignored signals stay ignored in a new program until it asks for them; for
 	// this process SIGHUP has no meaning any more.
 	signal.Ignore(syscall.SIGHUP)
 	var err error
 	if d.successor, err = d.sockets.Successor(); err != nil {
 		d.Log.Warn(nil, "new clients have to wait for sessions to end: %v", err)
+		close(known)
 		return
 	}
 	go d.watch(d.successor)
+	go func() {
+		defer close(known)
+		if err := activation.Barrier(barrierTime); err != nil {
+			d.Log.Warn(nil, "systemd may not know the process that takes over: %v", err)
+		}
+	}()
 }
 
 // watch has the daemon end as if told where its successor ends before it, which

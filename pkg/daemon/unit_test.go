@@ -34,9 +34,10 @@ type unit struct {
 	dir  string   // of the configuration
 	env  []string // besides what every unit has
 
-	names  []string
-	files  []*os.File
-	notify *net.UnixConn
+	names   []string
+	files   []*os.File
+	notify  *net.UnixConn
+	reading sync.Mutex // held while nothing is read there
 
 	mu      sync.Mutex
 	changed *sync.Cond
@@ -68,11 +69,13 @@ func newUnit(t *testing.T, mode, limits string) *unit {
 		defer close(done)
 		b := make([]byte, 1000)
 		for {
-			n, err := u.notify.Read(b)
+			n, err := u.notify.Read(b) // a descriptor that comes along is closed
 			if err != nil {
 				return
 			}
+			u.reading.Lock()
 			u.change(func() { u.states = append(u.states, strings.Split(string(b[:n]), "\n")...) })
+			u.reading.Unlock()
 		}
 	}()
 	t.Cleanup(u.killAll)
