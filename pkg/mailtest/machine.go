@@ -122,8 +122,8 @@ func (m *Machine) down() {
 			m.t.Logf("journal of %s:\n%s", m.Name, r.Stdout)
 		}
 		// Last, where it is seen, for the lines above may have been after the trouble.
-		if r, err := m.Try("journalctl", "--no-pager", "-b", "-o", "short-iso", "-p", "warning"); err == nil && r.Code == 0 {
-			m.t.Logf("warnings and errors in the journal of %s:\n%s", m.Name, r.Stdout)
+		if r, err := m.Try("journalctl", "--no-pager", "-b", "-o", "short-iso", "-p", "notice"); err == nil && r.Code == 0 {
+			m.t.Logf("what is notable in the journal of %s:\n%s", m.Name, r.Stdout)
 		}
 	}
 	if out, err := exec.Command(m.script, "down", m.Name).CombinedOutput(); err != nil {
