@@ -134,8 +134,7 @@ func TestMemory(t *testing.T) {
 	t.Logf("KiB: PSS and RssAnon; VmHWM\n%-8s %17s %19s\n%s", "", "idle", "50 clients", table(idle, busy))
 	m.Script("rm -rf " + alice + "/* " + sunk + "/*")
 
-	m.Run("systemctl", "reload", "posthouse-*.service")
-	gone(m)
+	retire(m)
 	largeMessage(t, m)
 	neverFailed(t, m)
 	healthy(t, m)
