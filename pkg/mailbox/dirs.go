@@ -30,8 +30,8 @@ func OpenDirIn(dir *os.File, path string, create bool) (*os.File, error) {
 }
 
 func openFrom(at int, path, name string, create bool) (*os.File, error) {
-	links := 0
-	fd, err := walk(at, path, create, asDir, &links)
+	w := walk{create: create}
+	fd, err := w.to(at, path, asDir)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: name, Err: err}
 	}
@@ -45,8 +45,14 @@ const (
 	asWay = asDir | unix.O_PATH
 )
 
-// walk opens what path leads to from the directory at, in the way that how says.
-func walk(at int, path string, create bool, how int, links *int) (int, error) {
+// walk is the walk along one path.
+type walk struct {
+	create bool
+	links  int // that have been followed
+}
+
+// to opens what path leads to from the directory at, in the way that how says.
+func (w *walk) to(at int, path string, how int) (int, error) {
 	start := "."
 	if strings.HasPrefix(path, "/") {
 		start = "/"
@@ -64,17 +70,17 @@ func walk(at int, path string, create bool, how int, links *int) (int, error) {
 		if i < len(names)-1 {
 			how = asWay
 		}
-		fd, err = step(above, name, create, how, links)
+		fd, err = w.step(above, name, how)
 		unix.Close(above)
 	}
 	return fd, err
 }
 
 // step goes on to the directory called name.
-func step(at int, name string, create bool, how int, links *int) (int, error) {
+func (w *walk) step(at int, name string, how int) (int, error) {
 	fd, err := openAt(at, name, how)
 	switch {
-	case create && errors.Is(err, unix.ENOENT):
+	case w.create && errors.Is(err, unix.ENOENT):
 		return makeSub(at, name)
 	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP): // a link, too
 		target := [unix.PathMax]byte{}
@@ -85,11 +91,13 @@ func step(at int, name string, create bool, how int, links *int) (int, error) {
 		if err != nil {
 			return -1, err
 		}
-		if *links++; *links > maxLinks {
+		if w.links++; w.links > maxLinks {
 			return -1, unix.ELOOP
 		}
 		// Where it leads to nothing, that may be a disk which is not mounted now.
-		return walk(at, string(target[:n]), false, how, links)
+		defer func(create bool) { w.create = create }(w.create)
+		w.create = false
+		return w.to(at, string(target[:n]), how)
 	}
 	return fd, err
 }
