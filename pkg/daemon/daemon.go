@@ -110,8 +110,16 @@ func Main(name string, setup func(*Daemon) error) {
 	// A message is the work of several daemons, side by side: none of them needs
 	// all processors, and each that Go may use is woken for every little thing.
 	processors((runtime.GOMAXPROCS(0) + 1) / 2)
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(garbage)
+	}
 	os.Exit(status(ConfigDir, name, setup))
 }
+
+// garbage is how much of it may be there for what is in use, in percent. What a message
+// needs most memory for is used again, so that there is little; at Go's 100 a daemon
+// was a sixth larger under load.
+const garbage = 50
 
 // processors says how many Go may use, unless the environment does (GOMAXPROCS).
 func processors(n int) {

@@ -39,11 +39,14 @@ func (f Field) Is(name string) bool {
 	return len(name) == f.nameLen && bytes.EqualFold(f.Raw[:f.nameLen], []byte(name))
 }
 
+// unfolding takes line breaks out.
+var unfolding = strings.NewReplacer("\r\n", "", "\n", "")
+
 // Value returns what follows the colon, unfolded: line breaks removed, and
 // white space at both ends.
 func (f Field) Value() string {
 	v := f.Raw[bytes.IndexByte(f.Raw, ':')+1:]
-	return strings.Trim(strings.NewReplacer("\r\n", "", "\n", "").Replace(string(v)), " \t\r")
+	return strings.Trim(unfolding.Replace(string(v)), " \t\r")
 }
 
 // Splitter splits a header that comes in pieces. It stops by itself at the body.

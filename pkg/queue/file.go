@@ -22,6 +22,7 @@ import (
 	"hash/crc32"
 	"io"
 	"os"
+	"sync"
 	"time"
 
 	"posthouse/pkg/envelope"
@@ -87,21 +88,28 @@ type WriteTarget interface {
 // Writer writes a queue file. It buffers; the caller makes the file durable
 // after Finish.
 type Writer struct {
-	f   WriteTarget
-	h   header
-	buf []byte
-	err error
+	f    WriteTarget
+	h    header
+	buf  []byte
+	kept *[]byte // for the next one
+	err  error
 }
 
 // writeBuffer is a compromise: most messages are written by two calls, and a
 // writer for each of many sessions costs little.
 const writeBuffer = 32 << 10
 
+// writeBuffers are those of messages that are finished. One with a large envelope may
+// have grown beyond what is kept.
+var writeBuffers = sync.Pool{New: func() any { b := make([]byte, 0, writeBuffer/4); return &b }}
+
 // NewWriter begins a queue file with its envelope in the empty file f. An
 // envelope that could not be read back is an error of Write and Finish: nobody
 // must be promised anything about it.
 func NewWriter(f WriteTarget, e *envelope.Envelope) *Writer {
-	w := &Writer{f: f, buf: make([]byte, headerLen, 8<<10)}
+	w := &Writer{f: f, kept: writeBuffers.Get().(*[]byte)}
+	w.buf = (*w.kept)[:headerLen]
+	clear(w.buf) // until the end the file has no header
 	enc := wire.NewEncoder(w.buf)
 	e.Encode(enc)
 	w.buf = enc.Data()
@@ -142,6 +150,11 @@ func (w *Writer) Finish() error {
 	if w.err == nil {
 		_, w.err = w.f.WriteAt(w.h.encode(), 0)
 	}
+	if w.kept != nil && cap(w.buf) <= 2*writeBuffer {
+		*w.kept = w.buf
+		writeBuffers.Put(w.kept)
+	}
+	w.buf, w.kept = nil, nil
 	return w.err
 }
 
@@ -175,8 +188,16 @@ func Read(f *os.File) (*Message, error) {
 	if _, err := size(); err != nil {
 		return nil, err
 	}
-	return read(&window{f: f, b: make([]byte, 0, 4<<10)}, size)
+	b := windows.Get().(*[windowSize]byte)
+	defer windows.Put(b)
+	return read(&window{f: f, b: b[:0]}, size)
 }
+
+// windowSize is how much of a file is read at once, in octets: all but the content of
+// most messages.
+const windowSize = 4 << 10
+
+var windows = sync.Pool{New: func() any { return new([windowSize]byte) }}
 
 var errNotRegular = errors.New("queue file: not a regular file")
 

@@ -49,6 +49,45 @@ func write(t testing.TB, e *envelope.Envelope, content []byte) *os.File {
 	return f
 }
 
+// What one message was written with the next one has, too: nothing of the first is
+// in the file of the second, which has no header before it is finished.
+func TestWriterAgain(t *testing.T) {
+	e := testEnvelope(t, 3)
+	for _, pieces := range []int{1, 4, 40} {
+		first := NewWriter(&buffer{}, e)
+		for range pieces {
+			if _, err := first.Write(bytes.Repeat([]byte("x"), 10_000)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := first.Finish(); err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.Create(filepath.Join(t.TempDir(), "q"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := NewWriter(f, testEnvelope(t, 1))
+		_, err = w.Write(bytes.Repeat([]byte("y"), writeBuffer))
+		begun, err2 := os.ReadFile(f.Name())
+		if err := errors.Join(err, err2); err != nil || len(begun) < writeBuffer {
+			t.Fatalf("%d octets, %v", len(begun), err)
+		}
+		if len(bytes.Trim(begun[:headerLen], "\x00")) > 0 || bytes.Contains(begun, []byte("xx")) {
+			t.Errorf("after %d pieces: %q", pieces, begun[:100])
+		}
+		if err := w.Finish(); err != nil {
+			t.Fatal(err)
+		}
+		if m, err := Read(f); err != nil || m.Length != writeBuffer || len(m.Recipients) != 1 {
+			t.Errorf("after %d pieces: %+v, %v", pieces, m, err)
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // look is Look for a file at path, with memory that has been used before.
 func look(path string) (*Message, error) {
 	d, err := OpenDirectory(filepath.Dir(path))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"posthouse/pkg/dsn"
@@ -300,6 +301,11 @@ func (s *sending) transferNothing() error {
 // second, besides the time for one block. It is Postfix's smtp_min_data_rate.
 const minRate = 500
 
+// blockSize is how much of a message is read at once, in octets.
+const blockSize = 32 << 10
+
+var blocks = sync.Pool{New: func() any { return new([blockSize]byte) }}
+
 // content sends the content and buffers the end of data. After an error the end
 // has not been sent.
 func (s *sending) content() error {
@@ -307,9 +313,10 @@ func (s *sending) content() error {
 	defer context.AfterFunc(s.ctx, func() { s.setDeadline(time.Now()) })()
 	r := io.NewSectionReader(s.m.Content, 0, s.m.Content.Size())
 	d := dataWriter{w: s.w, limit: s.o.LineLength}
-	block := make([]byte, 32<<10)
+	block := blocks.Get().(*[blockSize]byte)
+	defer blocks.Put(block)
 	for {
-		n, err := r.Read(block)
+		n, err := r.Read(block[:])
 		s.setDeadline(earlier(last, time.Now().Add(stages[body].timeout)))
 		if s.ctx.Err() != nil {
 			s.setDeadline(time.Now())

@@ -21,6 +21,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"posthouse/pkg/addr"
@@ -189,17 +190,34 @@ type engine struct {
 	errors, junk, excess int
 }
 
+// buffer is what a session needs room for.
+type buffer struct {
+	in  *bufio.Reader
+	out *bufio.Writer
+}
+
+var buffers = sync.Pool{New: func() any {
+	return &buffer{bufio.NewReaderSize(nil, readBuffer), bufio.NewWriterSize(nil, writeBuffer)}
+}}
+
 // Serve runs a session and returns when it has ended. It does not close conn.
 func Serve(conn net.Conn, cfg Config, policy Policy) Stats {
 	conn = rawsock.Wrap(conn)
 	e := &engine{conn: conn, cfg: cfg, policy: policy}
 	e.in = &input{conn: conn, timeout: cfg.CommandTimeout, idle: true}
-	e.w = bufio.NewWriterSize(output{e.in}, writeBuffer)
+	b := buffers.Get().(*buffer)
+	defer buffers.Put(b)
+	e.r, e.w = b.in, b.out
+	e.r.Reset(e.in)
+	e.w.Reset(output{e.in})
+	defer func() { // of this session nothing is kept
+		e.r.Reset(nil)
+		e.w.Reset(nil)
+	}()
 	e.in.flush = e.w.Flush
 	if cfg.SessionTimeout > 0 {
 		e.in.end = time.Now().Add(cfg.SessionTimeout)
 	}
-	e.r = bufio.NewReaderSize(e.in, readBuffer)
 	if cfg.Stop != nil {
 		defer context.AfterFunc(cfg.Stop, e.in.stop)()
 	}

@@ -15,6 +15,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"posthouse/pkg/dsn"
 	"posthouse/pkg/envelope"
@@ -127,7 +128,8 @@ type Transaction struct {
 // Begin opens a message. ctx bounds the whole transaction. A refusal is a
 // *dsn.Error; any other error is trouble on the way, and temporary.
 func (c *Client) Begin(ctx context.Context, e *envelope.Envelope) (*Transaction, error) {
-	m := ipc.NewMessage()
+	m := messages.Get().(*ipc.Message)
+	m.Reset()
 	EncodeBegin(m, e)
 	for {
 		conn, kept, err := c.ipc.Get(ctx)
@@ -232,8 +234,19 @@ func (t *Transaction) Abort() {
 	}
 }
 
-// release gives the connection back after an answer.
+// messages are those of transactions that have come to an end in order.
+var messages = sync.Pool{New: func() any { return ipc.NewMessage() }}
+
+// keepMessage is the most room that one is kept with, in octets: that of a full piece.
+// One with many recipients may have taken more.
+const keepMessage = 2 * ipc.MaxChunk
+
+// release gives the connection back after an answer. t is not used any more.
 func (t *Transaction) release() {
+	if cap(t.buf.Data()) <= keepMessage {
+		messages.Put(t.buf)
+	}
+	t.buf = nil
 	if t.stop() {
 		t.client.ipc.Put(t.conn)
 		t.conn = nil
