@@ -74,6 +74,10 @@ func healthy(t testing.TB, m *mailtest.Machine) {
 	if s := m.Script("journalctl -b -p err -o cat -t posthouse/smtpd -t posthouse/cleanup -t posthouse/qmgr -t posthouse/virtual -t posthouse/local -t posthouse/deliver -t posthouse/pipe -t posthouse/smtp -t posthouse/bounce -t posthouse/rewrite -t posthouse/pickup -t posthouse/showq -t posthouse/dns || true"); strings.TrimSpace(s) != "" && !strings.Contains(s, "No entries") {
 		t.Errorf("errors in the journal:\n%s", s)
 	}
+	// The trace of a crash is written to standard error, and is information there.
+	if s := m.Script("journalctl -b -o cat _SYSTEMD_SLICE=posthouse.slice | grep -E -A 20 '^(panic: |fatal error: |unexpected fault|goroutine [0-9]+ )' || true"); s != "" {
+		t.Errorf("a daemon has crashed:\n%s", s)
+	}
 }
 
 func count(t testing.TB, m *mailtest.Machine, dir string) int {
