@@ -24,19 +24,25 @@ import (
 type Sockets struct {
 	files map[string][]*os.File
 	asked map[string]bool // names that somebody serves
-	older *os.File        // see Successor
-	// younger is the other end, for the successor. It stays open until this process
-	// ends, and nothing else that it starts has it.
-	younger *os.File
+	// The ends of pipes by which this process sees the end of its predecessor and of its
+	// successor, and they its end. Nothing is ever written. They stay open until this
+	// process ends, and nothing else that it starts has them.
+	older, younger link
 
 	predecessor *os.Process // nil if there is none, or one that did not say who it is
 }
+
+// link is the one end of one pipe, and the other end of another.
+type link struct{ r, w *os.File }
+
+// wait returns when the other process has ended.
+func (l link) wait() { _, _ = l.r.Read(make([]byte, 1)) }
 
 // Environment variables for a successor; see Successor.
 const (
 	envNames = "POSTHOUSE_FDNAMES"
 	envPID   = "POSTHOUSE_PREDECESSOR"
-	envOlder = 3 // descriptor of the pipe that the predecessor holds open
+	envOlder = 3 // descriptors of the link to the predecessor
 )
 
 // Take takes the descriptors, from systemd or from a predecessor. It is called
@@ -48,14 +54,17 @@ func Take() (*Sockets, error) {
 		if err := errors.Join(os.Unsetenv(envNames), os.Unsetenv(envPID)); err != nil {
 			return nil, fmt.Errorf("activation: %w", err)
 		}
-		s.predecessor = parent(pid)
+		if err := s.inherit(names); err != nil {
+			return nil, err
+		}
+		s.predecessor = predecessor(pid)
 		// The watchdog's variables name the first process of the unit.
 		if os.Getenv("WATCHDOG_PID") != "" {
 			if err := os.Setenv("WATCHDOG_PID", strconv.Itoa(os.Getpid())); err != nil {
 				return nil, fmt.Errorf("activation: %w", err)
 			}
 		}
-		return s, s.inherit(names)
+		return s, nil
 	}
 	for _, f := range sdactivation.Files(true) {
 		s.files[f.Name()] = append(s.files[f.Name()], f)
@@ -63,16 +72,19 @@ func Take() (*Sockets, error) {
 	return s, nil
 }
 
-// parent returns the process with this number if it is the parent of this one. It
-// is asked for afterwards: then the handle is that of the parent, and of no other
+// predecessor returns the process with this number if that is there. Its pipe is
+// looked at afterwards: then the handle is that of the predecessor, and of no other
 // process that has got its number.
-func parent(pid string) *os.Process {
+func predecessor(pid string) *os.Process {
 	n, err := strconv.Atoi(pid)
 	if err != nil {
 		return nil
 	}
 	p, err := os.FindProcess(n)
-	if err != nil || os.Getppid() != n {
+	if err != nil {
+		return nil
+	}
+	if _, err := syscall.Read(envOlder, make([]byte, 1)); !errors.Is(err, syscall.EAGAIN) {
 		return nil
 	}
 	return p
@@ -262,17 +274,19 @@ func WatchdogInterval() time.Duration {
 
 // Successor starts this program again with the same listening sockets and makes
 // it the main process of the unit, so that a daemon with long sessions goes
-// away without anybody waiting for it. The successor does not end before this
-// process has: until then systemd would not notice, for it is not its child. Nor may
+// away without anybody waiting for it. It becomes systemd's child, as this process
+// is: one that is not systemd does not wait for when it stops the unit, but kills it
+// at once. The successor does not end before this
+// process has: systemd would take that for the end of both. Nor may
 // this process end before Barrier has returned: where systemd hears of the successor
 // when that has gone, too, and left the work to one of its own, it believes that
 // one nothing, takes the unit for ended, and has it stopped.
 func (s *Sockets) Successor() (*os.Process, error) {
-	r, w, err := os.Pipe()
+	ours, theirs, err := links()
 	if err != nil {
 		return nil, fmt.Errorf("successor: %w", err)
 	}
-	files := []*os.File{nil, os.Stdout, os.Stderr, r}
+	files := []*os.File{nil, os.Stdout, os.Stderr, theirs.r, theirs.w}
 	names := ""
 	for name, list := range s.files {
 		for _, f := range list {
@@ -281,12 +295,12 @@ func (s *Sockets) Successor() (*os.Process, error) {
 		}
 	}
 	env := append(os.Environ(), envNames+"="+names, envPID+"="+strconv.Itoa(os.Getpid()))
-	p, err := os.StartProcess(os.Args[0], os.Args, &os.ProcAttr{Env: env, Files: files})
-	err = errors.Join(err, r.Close())
+	p, err := os.StartProcess(os.Args[0], os.Args, &os.ProcAttr{Env: env, Files: files, Sys: &syscall.SysProcAttr{Cloneflags: syscall.CLONE_PARENT}})
+	err = errors.Join(err, theirs.r.Close(), theirs.w.Close())
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("successor: %w", err), w.Close())
+		return nil, errors.Join(fmt.Errorf("successor: %w", err), ours.r.Close(), ours.w.Close())
 	}
-	s.younger = w
+	s.younger = ours
 	// The new main process is as alive as can be: on a busy machine none of a
 	// chain of successors may live long enough to say so before the time is up.
 	if err := Notify("MAINPID=" + strconv.Itoa(p.Pid) + "\n" + Alive); err != nil {
@@ -295,9 +309,25 @@ func (s *Sockets) Successor() (*os.Process, error) {
 	return p, nil
 }
 
+// links returns the two ends of a link.
+func links() (ours, theirs link, err error) {
+	if theirs.r, ours.w, err = os.Pipe(); err != nil {
+		return link{}, link{}, err
+	}
+	if ours.r, theirs.w, err = os.Pipe(); err != nil {
+		return link{}, link{}, errors.Join(err, theirs.r.Close(), ours.w.Close())
+	}
+	return ours, theirs, nil
+}
+
 func (s *Sockets) inherit(names string) error {
-	s.older = os.NewFile(envOlder, "older")
-	fd := envOlder + 1
+	syscall.CloseOnExec(envOlder)
+	syscall.CloseOnExec(envOlder + 1)
+	if err := syscall.SetNonblock(envOlder, true); err != nil {
+		return fmt.Errorf("activation: %w", err)
+	}
+	s.older = link{os.NewFile(envOlder, "older"), os.NewFile(envOlder+1, "older")}
+	fd := envOlder + 2
 	for len(names) > 0 {
 		name, rest, err := cutName(names)
 		if err != nil {
@@ -308,7 +338,6 @@ func (s *Sockets) inherit(names string) error {
 		names = rest
 		fd++
 	}
-	syscall.CloseOnExec(envOlder)
 	return nil
 }
 
@@ -331,7 +360,10 @@ func (s *Sockets) TellPredecessor(sig os.Signal) {
 
 // WaitForPredecessor returns when the process before this one has ended.
 func (s *Sockets) WaitForPredecessor() {
-	if s.older != nil {
-		_, _ = s.older.Read(make([]byte, 1)) // nothing is ever written: this is its end
+	if s.older.r != nil {
+		s.older.wait()
 	}
 }
+
+// WaitForSuccessor returns when the process that Successor has started has ended.
+func (s *Sockets) WaitForSuccessor() { s.younger.wait() }

@@ -91,7 +91,7 @@ func inherited() (n int) {
 
 // succeed starts a successor and ends when standard input does.
 func succeed(s *Sockets) error {
-	if s.older == nil {
+	if s.older.r == nil {
 		before := inherited()
 		if _, err := s.Successor(); err != nil {
 			return err

@@ -13,8 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"posthouse/pkg/activation"
 	"posthouse/pkg/ipc"
 )
@@ -28,12 +26,6 @@ const (
 func TestMain(m *testing.M) {
 	if mode, ok := os.LookupEnv(envMode); ok {
 		os.Exit(status(os.Getenv(envConfig), "test", func(d *Daemon) error { return setup(d, mode) }))
-	}
-	// Successors become our children when their predecessors end, so that
-	// their exit status can be had.
-	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
 	}
 	os.Exit(m.Run())
 }

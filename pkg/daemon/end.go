@@ -112,7 +112,7 @@ func (d *Daemon) handOver(known chan<- struct{}) {
 		close(known)
 		return
 	}
-	go d.watch(d.successor)
+	go d.watch()
 	go func() {
 		defer close(known)
 		if err := activation.Barrier(barrierTime); err != nil {
@@ -123,15 +123,11 @@ func (d *Daemon) handOver(known chan<- struct{}) {
 
 // watch has the daemon end as if told where its successor ends before it, which
 // is in no order: systemd may have told that one to stop, and not this one, before
-// it could hear it, or it has failed. systemd would not notice, and starts no other
-// process while this one is there.
-func (d *Daemon) watch(successor *os.Process) {
-	state, err := successor.Wait()
-	if err != nil {
-		d.Log.Warn(nil, "the process that takes over is not watched: %v", err)
-		return
-	}
-	d.Log.Warn(nil, "the process that was to take over has ended: %v", state)
+// it could hear it, or it has failed. systemd starts no other process while this one
+// is there.
+func (d *Daemon) watch() {
+	d.sockets.WaitForSuccessor()
+	d.Log.Warn(nil, "the process that was to take over has ended")
 	select {
 	case d.signals.term <- syscall.SIGTERM:
 	default: // it has been told

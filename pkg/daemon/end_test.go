@@ -271,7 +271,12 @@ func TestLostSuccessor(t *testing.T) {
 				t.Errorf("the session hears %q", got)
 			}
 			long.quit()
-			u.checkEnds(1, 0)
+			u.wait("end", func() bool { return len(u.ends) == 2 })
+			u.mu.Lock()
+			if u.ends[0] != 0 || u.ends[1] == 0 {
+				t.Errorf("ended with status %v", u.ends)
+			}
+			u.mu.Unlock()
 			u.waitLog("the process that was to take over has ended")
 		})
 	}

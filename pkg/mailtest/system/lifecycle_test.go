@@ -35,6 +35,7 @@ func TestRecycling(t *testing.T) {
 			m.Script("ip address add 192.0.2.1/32 dev lo")
 			lives(m, "1s", sessionsOfOne, requestsOfOne)
 			sent := recycleSessions(t, m)
+			sent += stopSuccessor(t, m)
 			sent += recycleRequests(t, m)
 			lives(m, "20ms", sessionsOfOne, requestsOfOne)
 			sent += idleExits(t, m)
@@ -171,6 +172,31 @@ func recycleSessions(t *testing.T, m *mailtest.Machine) (sent int) {
 	return sent
 }
 
+// stopSuccessor: a process that another one has started, and that has gone, is waited
+// for as any other when the unit is stopped: a message under way comes to its end.
+func stopSuccessor(t *testing.T, m *mailtest.Machine) (sent int) {
+	t.Helper()
+	silent := held(t, m, "older", "hold", "127.0.0.1:25", "1")
+	connects(t, m, sessionsOfOne, 8, 0) // the last of them, at least, are served by another one
+	held(t, m, "younger", "hold", "127.0.0.1:25", "1", "s@example.org", "alice@example.net")
+	silent()
+	m.WaitFor("the older process to go", time.Minute, func() bool { return strings.Count(resident(m), "/libexec/smtpd") == 1 })
+	m.Run("systemctl", "stop", "--no-block", "posthouse-smtpd.service")
+	m.WaitFor("the stop to begin", time.Minute, func() bool {
+		r, err := m.Try("systemctl", "is-active", "--quiet", "posthouse-smtpd.service")
+		return err == nil && r.Code != 0
+	})
+	m.Run("touch", "/run/release.younger")
+	m.WaitFor("the end of the session", time.Minute, func() bool {
+		r, err := m.Try("systemctl", "is-active", "--quiet", "younger")
+		return err == nil && r.Code != 0
+	})
+	if log := m.Journal("-u", "younger"); !strings.Contains(log, `"QUIT": 421 `) {
+		t.Errorf("a message to a daemon that is being stopped: %s", log)
+	}
+	return 1
+}
+
 // recycleRequests: 2,000 messages while the daemons behind are renewed, at first
 // with slow clients that keep the old ones. smtp-source and sendmail try once and
 // say so if they fail.
@@ -188,7 +214,7 @@ func recycleRequests(t *testing.T, m *mailtest.Machine) (sent int) {
 	sent += 2 * slow
 	for round := range rounds {
 		m.Run("smtp-source", "-s", "10", "-m", strconv.Itoa(each), "-f", "s@example.org", "-t", "alice@example.net", "192.0.2.1:25")
-		m.Script(fmt.Sprintf(`seq %d | xargs -P 4 -I N sh -c 'printf "Subject: N\n\nx\n" | sendmail -f s@example.org alice@example.net'`, each))
+		m.Script(fmt.Sprintf(`seq %d | xargs -P 4 -I N sh -c 'printf "Subject: N\n\nx\n" | sendmail -f sN@example.org alice@example.net'`, each)) // an answer is for one sender
 		sent += 2 * each
 		if round == 0 {
 			for _, x := range []string{"cleanup", "pickup"} {
