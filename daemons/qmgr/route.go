@@ -183,9 +183,14 @@ func (m *manager) submit(e *entry, more int) {
 // message waits already, the longer. Up to a quarter is added by chance, or, where
 // that is more than the configuration allows, taken off.
 func (m *manager) delay(msg *message) time.Duration {
+	return m.wait(msg, m.now().Sub(msg.q.Envelope.Arrival))
+}
+
+// wait is delay for a message that has been waiting so long.
+func (m *manager) wait(msg *message, long time.Duration) time.Duration {
 	retry := &m.config().Queue.Retry
 	least, most := time.Duration(retry.Min), time.Duration(retry.Max)
-	from := max(least, min(m.now().Sub(msg.q.Envelope.Arrival), most))
+	from := max(least, min(long, most))
 	to := from + from/4
 	if to > most {
 		to = max(least, from-from/5)
@@ -211,7 +216,7 @@ func (m *manager) times(msg *message) (next time.Time, later []queue.Retry) {
 		if t := msg.q.Recipients[i].Next; t.After(msg.active) {
 			return t // due while others were in flight, or later
 		}
-		return now.Add(m.delay(msg)) // not tried
+		return now.Add(m.wait(msg, 0)) // not tried: that he has waited long is no reason to wait longer
 	}
 	for _, i := range pending {
 		if t := at(i); next.IsZero() || t.Before(next) {
