@@ -167,17 +167,35 @@ func (c *Client) giveUp(conn *Conn) {
 	_ = conn.SetDeadline(time.Now().Add(c.proto.Grace))
 }
 
-// dial connects and reads the greeting. A full backlog is waited for: Go's
-// connect does not block, and gives EAGAIN where that of C would wait.
+// dial connects and reads the greeting. A connection that ends before it was
+// most likely in the backlog of a socket that has been closed, and is made once
+// more: nobody has taken it, and nobody may be listening any more.
 func (c *Client) dial(ctx context.Context) (*Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, DefaultTimeout)
 	defer cancel()
+	for first := true; ; first = false {
+		conn, err := c.connect(ctx)
+		if err == nil {
+			err = c.greeted(ctx, conn)
+		}
+		switch {
+		case err == nil:
+			return conn, nil
+		case !first || !ended(err):
+			return nil, err
+		}
+	}
+}
+
+// connect waits where the backlog is full: Go's connect does not block, and gives
+// EAGAIN where that of C would wait.
+func (c *Client) connect(ctx context.Context) (*Conn, error) {
 	var d net.Dialer
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
 		nc, err := d.DialContext(ctx, "unixpacket", c.path)
 		switch {
 		case err == nil:
-			return c.greeted(ctx, NewConn(nc.(*net.UnixConn)))
+			return NewConn(nc.(*net.UnixConn)), nil
 		case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ECONNREFUSED):
 			return nil, &UnavailableError{c.path, err}
 		case !errors.Is(err, syscall.EAGAIN):
@@ -191,9 +209,9 @@ func (c *Client) dial(ctx context.Context) (*Conn, error) {
 	}
 }
 
-// greeted reads the greeting. A server that is slow to start keeps its client
-// waiting here.
-func (c *Client) greeted(ctx context.Context, conn *Conn) (*Conn, error) {
+// greeted reads the greeting, and closes conn where that fails. A server that is
+// slow to start keeps its client waiting here.
+func (c *Client) greeted(ctx context.Context, conn *Conn) error {
 	err := c.bound(ctx, conn)
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	if err == nil {
@@ -207,9 +225,9 @@ func (c *Client) greeted(ctx context.Context, conn *Conn) (*Conn, error) {
 	}
 	if err != nil {
 		_ = conn.Close() // the first error is the one that tells
-		return nil, fmt.Errorf("%s: %w", c.path, err)
+		return fmt.Errorf("%s: %w", c.path, err)
 	}
-	return conn, nil
+	return nil
 }
 
 // Call sends m, with a descriptor of f unless it is nil, waits for one message,

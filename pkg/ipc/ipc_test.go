@@ -245,6 +245,38 @@ func TestUnavailable(t *testing.T) {
 	}
 }
 
+// TestBacklogClosed: who waits in the backlog of a socket that is closed hears what
+// those hear who come later.
+func TestBacklogClosed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unixpacket", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := l.(*net.UnixListener).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	called := make(chan error)
+	go func() {
+		called <- NewClient(path, testProtocol).Call(t.Context(), NewMessage(), nil, nil)
+	}()
+	// Readable: somebody waits to be taken.
+	err = raw.Control(func(fd uintptr) {
+		if n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 10_000); n != 1 {
+			t.Errorf("nobody came: %d, %v", n, err)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = l.Close()
+	var off *UnavailableError
+	if err := <-called; !errors.As(err, &off) {
+		t.Errorf("%v", err)
+	}
+}
+
 // TestCancel: a call ends with its context, whatever it waits for.
 func TestCancel(t *testing.T) {
 	for what, serve := range map[string]func(*Conn){

@@ -267,6 +267,7 @@ func (m *Machine) Start(name string, command ...string) {
 func (m *Machine) Stop(units ...string) {
 	m.t.Helper()
 	m.Run(append([]string{"systemctl", "stop"}, units...)...)
+	m.Settle() // what is part of a target stops after it
 }
 
 // WriteFile writes a file, and makes the directories above it.
