@@ -317,7 +317,7 @@ func (o *operation) markNew(d *queue.Directory, id queueid.ID) error {
 		return err
 	}
 	defer f.Close() // opened for reading
-	q, err := queue.Read(f)
+	q, err := queue.ReadFinished(f) // m.mu is held
 	if err != nil {
 		return err
 	}

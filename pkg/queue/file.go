@@ -174,7 +174,13 @@ type Message struct {
 
 // Read reads all of a queue file but its content. Damage gives an error that
 // says what and where; ErrIncomplete is kept apart.
-func Read(f *os.File) (*Message, error) {
+func Read(f *os.File) (*Message, error) { return readFile(f, headTries) }
+
+// ReadFinished is Read of a file that nobody may be writing the header of: it does not
+// wait for the rest of that.
+func ReadFinished(f *os.File) (*Message, error) { return readFile(f, 1) }
+
+func readFile(f *os.File, tries int) (*Message, error) {
 	size := func() (int64, error) {
 		info, err := f.Stat()
 		if err != nil {
@@ -190,7 +196,7 @@ func Read(f *os.File) (*Message, error) {
 	}
 	b := windows.Get().(*[windowSize]byte)
 	defer windows.Put(b)
-	return read(&window{f: f, b: b[:0]}, size)
+	return read(&window{f: f, b: b[:0]}, tries, size)
 }
 
 // windowSize is how much of a file is read at once, in octets: all but the content of
@@ -202,8 +208,8 @@ var windows = sync.Pool{New: func() any { return new([windowSize]byte) }}
 var errNotRegular = errors.New("queue file: not a regular file")
 
 // read is Read of a file of which size tells the number of octets.
-func read(w *window, size func() (int64, error)) (*Message, error) {
-	h, err := readHead(w)
+func read(w *window, tries int, size func() (int64, error)) (*Message, error) {
+	h, err := readHead(w, tries)
 	if err != nil {
 		return nil, err
 	}
@@ -276,7 +282,7 @@ const (
 )
 
 // readHead reads the header, and what is behind it.
-func readHead(w *window) (header, error) {
+func readHead(w *window, tries int) (header, error) {
 	for i := 1; ; i++ {
 		if err := w.move(0); err != nil {
 			return header{}, fmt.Errorf("queue file: %w", err)
@@ -291,7 +297,7 @@ func readHead(w *window) (header, error) {
 			return h, nil
 		case errors.Is(err, ErrIncomplete):
 			return header{}, err
-		case i == headTries:
+		case i == tries:
 			return header{}, fmt.Errorf("queue file: %w", err)
 		}
 		time.Sleep(headPause)

@@ -110,7 +110,7 @@ func IsAbandoned(f *os.File) bool {
 	if lock(f) != nil {
 		return false
 	}
-	_, err := readHead(&window{f: f, b: make([]byte, 0, headerLen)}) // it may just have been finished
+	_, err := readHead(&window{f: f, b: make([]byte, 0, headerLen)}, headTries) // it may just have been finished
 	return errors.Is(err, ErrIncomplete)
 }
 
@@ -128,7 +128,7 @@ func (d *Directory) Look(id queueid.ID, buf []byte) (*Message, error) {
 		return nil, err
 	}
 	defer func() { _ = unix.Close(int(fd)) }() // opened for reading
-	return read(&window{f: fd, b: buf[:0]}, fd.size)
+	return read(&window{f: fd, b: buf[:0]}, headTries, fd.size)
 }
 
 // descriptor is a file that is read, without what package os does for those that
