@@ -270,7 +270,12 @@ func (m *manager) appendRetries(msg *message, later []queue.Retry) error {
 func (m *manager) file(msg *message, want wish) bool {
 	msg.file.Lock()
 	next, later := m.times(msg)
-	keys := keysOf(msg.q)
+	keys, beyond := keysOf(msg.q), msg.crowded != party{} && len(msg.next) == 0
+	bucket := queue.Bucket(next)
+	if beyond { // not tried: that it has waited long is no reason to wait longer
+		next = m.now().Add(m.wait(msg, 0))
+		keys, bucket = append(keys, msg.crowded.key()), beyondBucket(next, msg.isAsked())
+	}
 	err := m.write(msg)
 	if err == nil {
 		switch want {
@@ -303,7 +308,10 @@ func (m *manager) file(msg *message, want wish) bool {
 	case want == wantRequeue, m.ctx.Err() != nil: // not its fault: the next process tries at once
 		err = m.fileDue(m.spool.active, msg.id)
 	default:
-		err = m.fileAt(msg.id, next, keys)
+		if beyond {
+			m.goesBeyond(msg.crowded, bucket)
+		}
+		err = m.fileIn(bucket, msg.id, keys)
 	}
 	if err != nil {
 		m.log.Error(msg.fields(), "%s: stays in %s: %v", msg.id, queue.Active, err)

@@ -29,6 +29,10 @@ type crowd struct {
 	party   party
 	waiting []*message
 	on      int // the way back
+
+	beyond map[string]int64 // buckets that have more of it, and where in their index
+	taking bool             // some of that is being taken up
+	spent  []string         // buckets that were beyond
 }
 
 const (
@@ -102,11 +106,7 @@ func (m *manager) sendOut(msg *message) bool {
 	if msg.want != wantDelivery || waiting >= m.mostOutside()-m.outside {
 		return false
 	}
-	if c == nil {
-		c = &crowd{party: p}
-		m.crowds[p] = c
-		m.crowdTurn = append(m.crowdTurn, c)
-	}
+	c = m.crowdOf(p)
 	c.waiting = append(c.waiting, msg)
 	m.outside++
 	if now := m.now(); m.warned.IsZero() || now.Sub(m.warned) >= warnPause {
@@ -161,8 +161,9 @@ func (m *manager) letIn() {
 			c.waiting = c.waiting[1:]
 			m.comeBack(msg)
 		}
-		if len(c.waiting) == 0 && c.on == 0 {
-			delete(m.crowds, c.party)
+		m.takeBeyond(c)
+		if len(c.waiting) == 0 && c.on == 0 && len(c.beyond) == 0 && !c.taking {
+			m.dropCrowd(c)
 		} else {
 			m.crowdTurn = append(m.crowdTurn, c)
 		}
@@ -176,6 +177,9 @@ func (m *manager) comeBack(msg *message) {
 	}
 	msg.coming = true
 	m.outside--
+	if msg.from.queue == queue.Deferred {
+		m.deferred++
+	}
 	m.crowds[msg.outside].on++
 	m.coming = append(m.coming, msg)
 	if m.comers < loaders {

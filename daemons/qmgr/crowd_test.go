@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -285,38 +284,6 @@ func TestDeadCrowd(t *testing.T) {
 			t.Errorf("in %s", where)
 		}
 		w.set(func() { w.hop, w.answer = nil, byLocal })
-		w.wait(24 * time.Hour)
-		w.m.stop()
-		w.expect("")
-		if w.delivered["a@slow.example"] != 60 {
-			t.Errorf("delivered %v", w.delivered)
-		}
-	})
-}
-
-// TestOverflow: what was too much to wait outside is tried soon, however old it is: it
-// has not been tried.
-func TestOverflow(t *testing.T) {
-	in(t, "queue: {active_messages: 4}\ntransports: {smtp: {concurrency: 1}}\n", func(w *world) {
-		w.slowly(time.Now(), make(map[string]time.Duration))
-		w.m.limitOutside = 20
-		for i := range uint32(60) {
-			w.put(queue.Incoming, i, "a@slow.example")
-		}
-		w.wait(10 * time.Hour)
-		w.m.start()
-		w.wait(30 * time.Second)
-		buckets, err := filepath.Glob(filepath.Join(w.base, queue.Deferred, "*"))
-		if err != nil || len(buckets) == 0 {
-			t.Fatalf("%q, %v", buckets, err)
-		}
-		least := time.Duration(w.m.config().Queue.Retry.Min)
-		for _, b := range buckets {
-			due, err := queue.BucketDue(filepath.Base(b))
-			if wait := due.Sub(w.m.now()); err != nil || wait > least+least/4+queue.BucketTime {
-				t.Errorf("%s: tried after %v, %v", b, wait, err)
-			}
-		}
 		w.wait(24 * time.Hour)
 		w.m.stop()
 		w.expect("")

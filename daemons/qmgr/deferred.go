@@ -102,8 +102,15 @@ func (m *manager) earliest() (name string, at time.Time) {
 
 func (m *manager) takeBucket(name string) {
 	m.mu.Lock()
+	claimed := m.isClaimed(name)
+	if claimed {
+		m.buckets[name] = m.now().Add(retryPause)
+	}
 	delete(m.refilled, name)
 	m.mu.Unlock()
+	if claimed {
+		return
+	}
 	m.each(place{queue.Deferred, name})
 	m.waitForLoads()
 	m.mu.Lock()
@@ -130,10 +137,9 @@ func (m *manager) dropBucket(name string) bool {
 	return true
 }
 
-// fileAt moves a message from active/ to the bucket for t; keys say for whom it
-// waits. m.mu is held.
-func (m *manager) fileAt(id queueid.ID, t time.Time, keys []key) error {
-	bucket := queue.Bucket(t)
+// fileIn moves a message from active/ to a bucket; keys say for whom it waits. m.mu
+// is held.
+func (m *manager) fileIn(bucket string, id queueid.ID, keys []key) error {
 	m.index.prepare(bucket)
 	m.index.add(bucket, id, keys)
 	if err := m.spool.file(m.spool.active, id, bucket); err != nil {
@@ -172,6 +178,10 @@ func (m *manager) rush() (count uint32) {
 			continue
 		}
 		n, err := m.spool.count(name)
+		if err == nil && m.isClaimed(name) {
+			count += n // it is under way
+			continue
+		}
 		if err == nil {
 			var to string
 			if to, err = m.spool.makeDue(name); err == nil {

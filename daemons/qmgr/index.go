@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -253,10 +252,11 @@ func (x *index) find(bucket string, size int64, want key) (ids []queueid.ID, who
 		return nil, whole
 	}
 	seen := make(map[queueid.ID]bool)
-	got, err := x.read(bucket, all, func(at int64, k key, id queueid.ID) {
+	got, err := x.read(bucket, 0, all, func(at int64, k key, id queueid.ID) bool {
 		if at < size && (k == want || k == anyKey) {
 			seen[id] = true
 		}
+		return true
 	})
 	if err == nil && got != sum {
 		err = errors.New("is damaged")
@@ -264,24 +264,69 @@ func (x *index) find(bucket string, size int64, want key) (ids []queueid.ID, who
 	if err == nil {
 		return slices.Collect(maps.Keys(seen)), true
 	}
+	x.distrust(bucket, s, err)
+	return nil, false
+}
+
+func (x *index) distrust(bucket string, s *shelf, err error) {
 	x.failed(fmt.Errorf("index of %s: %w", bucket, err))
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	s.whole = false
-	return nil, false
 }
 
-// read calls each for every entry in the first octets of a file, and returns their sum.
-func (x *index) read(bucket string, size int64, each func(at int64, k key, id queueid.ID)) (sum uint32, err error) {
+// size returns how much there is of the index of a bucket; 0 where that is not whole.
+func (x *index) size(bucket string) int64 {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if s := x.shelves[bucket]; s != nil && s.whole {
+		return s.size + int64(len(s.buf))
+	}
+	return 0
+}
+
+// after returns the first n messages of a bucket that have a key, of those from an
+// offset in its index on, and the offset behind them.
+func (x *index) after(bucket string, from int64, want key, n int) (ids []queueid.ID, next int64) {
+	x.mu.Lock()
+	s := x.shelves[bucket]
+	if s != nil {
+		x.write(bucket, s)
+	}
+	if s == nil || !s.whole {
+		x.mu.Unlock()
+		return nil, 0
+	}
+	size := s.size
+	x.mu.Unlock()
+	if from > size {
+		from = 0 // it is another bucket of that name
+	}
+	_, err := x.read(bucket, from, size, func(at int64, k key, id queueid.ID) bool {
+		if k == want {
+			ids = append(ids, id)
+		}
+		next = at + entryLen
+		return len(ids) < n
+	})
+	if err != nil {
+		x.distrust(bucket, s, err)
+	}
+	return ids, max(from, next)
+}
+
+// read calls each for the entries between two offsets of a file, as long as it wants
+// more, and returns the sum of what it has read.
+func (x *index) read(bucket string, at, end int64, each func(at int64, k key, id queueid.ID) bool) (sum uint32, err error) {
 	f, err := os.Open(x.path(bucket))
 	if err != nil {
 		return 0, err
 	}
 	defer f.Close() // opened for reading
-	buf := make([]byte, min(size, 3000*entryLen))
-	for at := int64(0); at < size; {
-		b := buf[:min(size-at, int64(len(buf)))]
-		if _, err := io.ReadFull(f, b); err != nil {
+	buf := make([]byte, min(end-at, 3000*entryLen))
+	for at < end {
+		b := buf[:min(end-at, int64(len(buf)))]
+		if _, err := f.ReadAt(b, at); err != nil {
 			return 0, err
 		}
 		sum = crc32.Update(sum, castagnoli, b)
@@ -292,7 +337,9 @@ func (x *index) read(bucket string, size int64, each func(at int64, k key, id qu
 			if err != nil {
 				return 0, err
 			}
-			each(at, k, id)
+			if !each(at, k, id) {
+				return sum, nil
+			}
 			at += entryLen
 		}
 	}

@@ -133,7 +133,7 @@ func (m *manager) resolve(msg *message, rcpts []uint32) (first *entry, failed []
 
 // isAsked reports whether the administrator has asked for this attempt.
 func (msg *message) isAsked() bool {
-	return msg.asked || msg.from.queue == queue.Deferred && isAsked(msg.from.bucket)
+	return msg.asked || msg.from.queue == queue.Deferred && (isAsked(msg.from.bucket) || isAskedBeyond(msg.from.bucket))
 }
 
 func (m *manager) ask(msg *message, op rewrite.Op, rcpts []uint32) ([]rewrite.Answer, error) {

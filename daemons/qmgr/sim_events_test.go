@@ -231,6 +231,13 @@ func (s *sim) command(op queuectl.Op, list []*mail) {
 	}
 }
 
+// knows reports whether a message is in the memory of qmgr, where it has its turn.
+func (p *process) knows(id queueid.ID) bool {
+	p.m.mu.Lock()
+	defer p.m.mu.Unlock()
+	return p.m.known[id] != nil
+}
+
 // retry is the command for a destination. Afterwards nobody there has to wait.
 func (s *sim) retry(domain string) {
 	p := s.present()
@@ -249,7 +256,7 @@ func (s *sim) retry(domain string) {
 	s.saw("retry destination")
 	for _, m := range s.mails {
 		f := s.disk.files[m.id]
-		if f == nil || queueOf(f.at) != queue.Deferred {
+		if f == nil || queueOf(f.at) != queue.Deferred || p.knows(m.id) {
 			continue
 		}
 		states, _ := s.onDisk(m, f)

@@ -187,6 +187,12 @@ func (s *sim) transition(c simChange) {
 		from = "writing"
 	}
 	s.saw(from + " to " + to)
+	if strings.HasSuffix(c.to, "1") && to == queue.Deferred {
+		s.saw("goes beyond")
+	}
+	if to == queue.Active && strings.HasSuffix(c.from, "1") && from == queue.Deferred {
+		s.saw("comes from beyond")
+	}
 	if to == queue.Active {
 		m.untimed = false
 	}

@@ -138,7 +138,7 @@ var simMustSee = []string{
 	"no rewrite", "rewrite does not answer", "temporary answer of rewrite", "permanent answer of rewrite", "malformed answer", "another route",
 	"alias", "alias unknown for now", "transport error", "transport retry", "transport discard",
 	"failure reported", "success reported", "delay reported", "bounce fails", "answer of bounce lost",
-	"waits outside of memory",
+	"waits outside of memory", "goes beyond", "comes from beyond",
 	"hold", "hold all", "release", "release all", "retry", "retry all", "retry destination", "requeue", "requeue all", "delete", "delete all",
 }
 
