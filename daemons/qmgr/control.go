@@ -310,14 +310,14 @@ func complete(d *queue.Directory, id queueid.ID) error {
 	return nil // damaged perhaps, but finished
 }
 
-// markNew has a message treated as new when it is taken up.
+// markNew has a message treated as new when it is taken up. m.mu is held.
 func (o *operation) markNew(d *queue.Directory, id queueid.ID) error {
 	f, err := o.spool.open(d, id)
 	if err != nil {
 		return err
 	}
 	defer f.Close() // opened for reading
-	q, err := queue.ReadFinished(f) // m.mu is held
+	q, err := queue.ReadFinished(f)
 	if err != nil {
 		return err
 	}

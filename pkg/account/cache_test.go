@@ -142,6 +142,15 @@ func TestCacheOfUserdb(t *testing.T) {
 	if _, err := c.Lookup(t.Context(), "bob"); !errors.Is(err, ErrNone) || len(c.kept) != 1 {
 		t.Errorf("%v, %v", err, c.kept)
 	}
+	c.mu.Lock()
+	for name, a := range c.kept {
+		a.at = a.at.Add(-maxAge)
+		c.kept[name] = a
+	}
+	c.mu.Unlock()
+	if _, err := c.Lookup(t.Context(), "alice"); !errors.Is(err, ErrNone) {
+		t.Errorf("an answer that is too old: %v", err)
+	}
 	// Where userdb comes, files do not count any more.
 	files := sources{filepath.Join(t.TempDir(), "none"), write(t, "passwd", passwd), write(t, "group", group)}
 	old(t, files.passwd, time.Hour)
