@@ -67,10 +67,10 @@ func (m *manager) goesBeyond(p party, bucket string) {
 	}
 }
 
-// isClaimed reports whether what is left in a bucket is taken up by crowds, and has
-// them look. It is so for the longest time between two attempts: then somebody has
+// leaveToCrowds reports whether crowds take up what is left in a bucket, and has
+// them do it. It is so for the longest time between two attempts: then somebody has
 // to see what has become too old. m.mu is held.
-func (m *manager) isClaimed(bucket string) (claimed bool) {
+func (m *manager) leaveToCrowds(bucket string) (claimed bool) {
 	due, err := queue.BucketDue(bucket)
 	over := err != nil || m.now().Sub(due) > m.longestWait()
 	for _, c := range m.crowdTurn {
@@ -135,7 +135,7 @@ func (m *manager) takeUp(c *crowd, name string, from int64, n int) {
 func (m *manager) dropCrowd(c *crowd) {
 	delete(m.crowds, c.party)
 	for _, name := range c.spent {
-		if !m.isClaimed(name) && m.buckets[name].After(m.now()) {
+		if !m.leaveToCrowds(name) && m.buckets[name].After(m.now()) {
 			m.buckets[name] = time.Time{}
 			wake(m.kick2)
 		}

@@ -102,13 +102,13 @@ func (m *manager) earliest() (name string, at time.Time) {
 
 func (m *manager) takeBucket(name string) {
 	m.mu.Lock()
-	claimed := m.isClaimed(name)
-	if claimed {
+	left := m.leaveToCrowds(name)
+	if left {
 		m.buckets[name] = m.now().Add(retryPause)
 	}
 	delete(m.refilled, name)
 	m.mu.Unlock()
-	if claimed {
+	if left {
 		return
 	}
 	m.each(place{queue.Deferred, name})
@@ -178,7 +178,7 @@ func (m *manager) rush() (count uint32) {
 			continue
 		}
 		n, err := m.spool.count(name)
-		if err == nil && m.isClaimed(name) {
+		if err == nil && m.leaveToCrowds(name) {
 			count += n // it is under way
 			continue
 		}
