@@ -55,9 +55,18 @@ func TestBeyond(t *testing.T) {
 		if where := w.where(); strings.Count(where, queue.Deferred) < 2*n-40 {
 			t.Fatalf("in %s", where)
 		}
-		w.wait(n * 10 * time.Second)
-		if got := w.arrived(); got != 2*n {
-			t.Errorf("%d of %d are there in time", got, 2*n)
+		w.wait(5 * time.Minute)
+		w.sender = "other@example.org"
+		w.do(queuectl.Release, 1, w.put(queue.Hold, 1000, "a@x.example"))
+		w.wait(11 * time.Second)
+		w.set(func() {
+			if w.delivered["a@x.example"] != 1 {
+				t.Error("deferred mail for others waits")
+			}
+		})
+		w.wait((n - 30) * 10 * time.Second)
+		if got := w.arrived(); got != 2*n+1 {
+			t.Errorf("%d of %d are there in time", got, 2*n+1)
 		}
 		w.set(func() {
 			for id, times := range opened {

@@ -116,12 +116,12 @@ func (m *manager) sendOut(msg *message) bool {
 	}
 	m.recipients -= msg.counted
 	m.burden(msg.sender, -msg.counted)
-	if msg.from.queue == queue.Deferred {
+	if msg.deferred {
 		m.deferred--
 	}
 	msg.asked, msg.before = msg.isAsked(), true
 	msg.from, msg.outside, msg.crowded, msg.counted = place{queue: queue.Active}, p, party{}, 0
-	msg.q, msg.turn, msg.next, msg.unread, msg.coming = nil, nil, nil, nil, false
+	msg.q, msg.turn, msg.next, msg.unread, msg.coming, msg.deferred = nil, nil, nil, nil, false, false
 	m.room.Broadcast()
 	m.letIn()
 	return true
@@ -177,9 +177,6 @@ func (m *manager) comeBack(msg *message) {
 	}
 	msg.coming = true
 	m.outside--
-	if msg.from.queue == queue.Deferred {
-		m.deferred++
-	}
 	m.crowds[msg.outside].on++
 	m.coming = append(m.coming, msg)
 	if m.comers < loaders {

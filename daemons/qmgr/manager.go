@@ -109,7 +109,7 @@ type manager struct {
 	alarm      time.Time  // when dispatch is called though nothing happens; zero: not
 	agents     map[string]deliverer
 	known      map[queueid.ID]*message
-	deferred   int                  // of known, how many came from deferred/
+	deferred   int                  // of known, how many came from deferred/, and have not waited outside
 	recipients int                  // in memory
 	fresh      []located            // told of by cleanup
 	later      map[queueid.ID]place // could not be read; tried again
@@ -427,7 +427,7 @@ func (m *manager) admit(p place, id queueid.ID) bool {
 	}
 	msg := &message{id: id, from: p}
 	m.known[id] = msg
-	if p.queue == queue.Deferred {
+	if msg.deferred = p.queue == queue.Deferred; msg.deferred {
 		m.deferred++
 	}
 	m.settle()
@@ -483,7 +483,7 @@ func (m *manager) forget(msg *message) {
 	delete(m.known, msg.id)
 	m.recipients -= msg.counted
 	m.burden(msg.sender, -msg.counted)
-	if msg.from.queue == queue.Deferred {
+	if msg.deferred {
 		m.deferred--
 	}
 	m.settle()

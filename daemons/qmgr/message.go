@@ -38,6 +38,7 @@ type message struct {
 	// Guarded by manager.mu.
 	turn      *schedule.Message[*entry]
 	counted   int      // recipients
+	deferred  bool     // in manager.deferred
 	unread    []uint32 // recipients that have no entry yet
 	reading   bool     // some of those get one
 	open      int      // recipients of entries that have not ended
