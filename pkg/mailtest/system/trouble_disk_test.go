@@ -99,24 +99,24 @@ func (l *load) fullWithin(t *testing.T) (taken int) {
 	const head = "< 220\n> EHLO x\n< 250\n> MAIL FROM:<alice@example.net>\n< 250\n> RCPT TO:<alice@example.net>\n< 250\n> DATA\n< 354\n"
 	big := strings.Repeat("> "+strings.Repeat("x", 900)+"\n", 200)
 	const tail = "> .\n< 452 4.3.1\n> QUIT\n< 221\n"
-	l.WriteFile("/root/head", head, 0o644)
-	l.WriteFile("/root/big", "> Subject: big\n> \n"+big+tail, 0o644)
-	l.WriteFile("/root/small", "> Subject: small\n> \n> x\n"+tail, 0o644)
-	const wait = "until [ -e /root/go ]; do sleep 0.1; done; "
+	l.WriteFile("/var/tmp/head", head, 0o644)
+	l.WriteFile("/var/tmp/big", "> Subject: big\n> \n"+big+tail, 0o644)
+	l.WriteFile("/var/tmp/small", "> Subject: small\n> \n> x\n"+tail, 0o644)
+	const wait = "until [ -e /var/tmp/go ]; do sleep 0.1; done; "
 	for _, name := range []string{"big", "small"} {
-		l.Start(name, "sh", "-c", "{ cat /root/head; "+wait+"cat /root/"+name+"; } | "+probePath+" talk 127.0.0.1:25 >/root/"+name+".said 2>&1; echo status $? >>/root/"+name+".said")
+		l.Start(name, "sh", "-c", "{ cat /var/tmp/head; "+wait+"cat /var/tmp/"+name+"; } | "+probePath+" talk 127.0.0.1:25 >/var/tmp/"+name+".said 2>&1; echo status $? >>/var/tmp/"+name+".said")
 	}
-	l.Start("piped", "sh", "-c", "{ printf 'Subject: small\\n\\n'; "+wait+"echo x; } | sendmail alice@example.net; echo status $? >/root/piped.said")
+	l.Start("piped", "sh", "-c", "{ printf 'Subject: small\\n\\n'; "+wait+"echo x; } | sendmail alice@example.net; echo status $? >/var/tmp/piped.said")
 	l.WaitFor("two sessions in the middle", time.Minute, func() bool {
 		return strings.TrimSpace(l.Script("find "+spoolDir+"/incoming -type f ! -path '*/spare/*' | wc -l")) >= "2"
 	})
 	fill(l.Machine, spoolDir)
-	l.Run("touch", "/root/go")
+	l.Run("touch", "/var/tmp/go")
 	for name, want := range map[string]string{"big": "status 0\n", "small": "status 0\n", "piped": "status 75\n"} {
 		l.WaitFor("the end of "+name, 2*time.Minute, func() bool {
 			return !strings.Contains(l.Run("systemctl", "list-units", "--no-legend", name+".service"), "running")
 		})
-		switch said := l.ReadFile("/root/" + name + ".said"); {
+		switch said := l.ReadFile("/var/tmp/" + name + ".said"); {
 		case strings.HasSuffix(said, want):
 		case name == "small" && strings.Contains(said, "250 2.0.0 Ok: queued as "):
 			taken++
