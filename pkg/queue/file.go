@@ -176,7 +176,7 @@ type Message struct {
 // says what and where; ErrIncomplete is kept apart.
 func Read(f *os.File) (*Message, error) { return readFile(f, headTries) }
 
-// ReadFinished is Read of a file that nobody may be writing the header of: it does not
+// ReadFinished is Read of a file of which nobody is writing the header: it does not
 // wait for the rest of that.
 func ReadFinished(f *os.File) (*Message, error) { return readFile(f, 1) }
 
