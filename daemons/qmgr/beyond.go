@@ -124,20 +124,12 @@ func (m *manager) takeUp(c *crowd, name string, from int64, n int) {
 	}
 	if len(ids) < n && next >= m.index.size(name) {
 		delete(c.beyond, name)
-		c.spent = append(c.spent, name)
-	}
-	c.taking = false
-	m.letIn()
-}
-
-// dropCrowd forgets a crowd of which nothing is left. What the index lacked may still
-// be in its buckets. m.mu is held.
-func (m *manager) dropCrowd(c *crowd) {
-	delete(m.crowds, c.party)
-	for _, name := range c.spent {
-		if !m.leaveToCrowds(name) && m.buckets[name].After(m.now()) {
-			m.buckets[name] = time.Time{}
+		// What the index lacks is taken up with the bucket, when this has had its time.
+		if at := m.now().Add(retryPause); m.buckets[name].After(at) {
+			m.buckets[name] = at
 			wake(m.kick2)
 		}
 	}
+	c.taking = false
+	m.letIn()
 }

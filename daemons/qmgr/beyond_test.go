@@ -17,11 +17,12 @@ const beyondSettings = "queue: {active_messages: 4}\ntransports: {smtp: {concurr
 
 // beyond fills the queue with mail for two slow destinations, in turn: far more than
 // may wait outside of memory. A delivery takes ten seconds.
-func (w *world) beyond(dir string, n int) {
+func (w *world) beyond(n, senders int) {
 	w.pause = func(*delivery.Request) { time.Sleep(10 * time.Second) }
 	w.m.limitOutside = 20
 	for i := range uint32(2 * n) {
-		w.put(dir, i, fmt.Sprintf("a@slow%d.example", i%2))
+		w.sender = fmt.Sprintf("u%d@example.org", i%uint32(senders))
+		w.put(queue.Incoming, i, fmt.Sprintf("a@slow%d.example", i%2))
 	}
 	w.wait(10 * time.Hour) // that it is old is no reason to try it later
 }
@@ -40,7 +41,7 @@ func (w *world) arrived() (n int) {
 func TestBeyond(t *testing.T) {
 	in(t, beyondSettings, func(w *world) {
 		const n = 150
-		w.beyond(queue.Incoming, n)
+		w.beyond(n, 1)
 		opened := make(map[queueid.ID]int)
 		w.m.spool.disk = striking(func(call string, id queueid.ID) error {
 			w.mu.Lock()
@@ -117,7 +118,7 @@ func TestBeyondEnds(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			in(t, beyondSettings, func(w *world) {
-				w.beyond(queue.Incoming, n)
+				w.beyond(n, 1)
 				w.m.start()
 				w.wait(2 * time.Minute)
 				var ids []queueid.ID
@@ -148,7 +149,7 @@ func TestBeyondEnds(t *testing.T) {
 func TestBeyondAsked(t *testing.T) {
 	in(t, strings.Replace(beyondSettings, "{active", "{defer_transports: [smtp], active", 1), func(w *world) {
 		const n = 60
-		w.beyond(queue.Incoming, n)
+		w.beyond(n, 1)
 		w.m.start()
 		w.wait(time.Minute)
 		if got := w.arrived(); got != 0 {
@@ -168,7 +169,7 @@ func TestBeyondAsked(t *testing.T) {
 func TestBeyondExpires(t *testing.T) {
 	in(t, strings.Replace(beyondSettings, "{active", "{lifetime: 11h, retry: {max: 30m}, active", 1), func(w *world) {
 		const n = 2000
-		w.beyond(queue.Incoming, n)
+		w.beyond(n, 2*n) // nobody has too much
 		w.m.start()
 		w.wait(2 * time.Hour)
 		got := w.arrived()

@@ -32,7 +32,6 @@ type crowd struct {
 
 	beyond map[string]int64 // buckets that have more of it, and where in their index
 	taking bool             // some of that is being taken up
-	spent  []string         // buckets that were beyond
 }
 
 const (
@@ -163,7 +162,7 @@ func (m *manager) letIn() {
 		}
 		m.takeBeyond(c)
 		if len(c.waiting) == 0 && c.on == 0 && len(c.beyond) == 0 && !c.taking {
-			m.dropCrowd(c)
+			delete(m.crowds, c.party)
 		} else {
 			m.crowdTurn = append(m.crowdTurn, c)
 		}
