@@ -429,7 +429,7 @@ func (s *sim) onDisk(m *mail, f *simFile) (map[addr.Mailbox]*queue.RecipientStat
 	var q *queue.Message
 	if err == nil {
 		defer file.Close()
-		q, err = queue.Read(file)
+		q, err = queue.ReadFinished(file) // in no time: whether all is as it should be depends on that
 	}
 	if err != nil {
 		if m.accepted {
