@@ -109,7 +109,12 @@ func (s *spool) serve() (path string) {
 			return
 		}
 		defer nc.Close()
-		c := ipc.NewConn(nc)
+		c, err := ipc.NewConn(nc)
+		if err != nil {
+			s.t.Error(err)
+			return
+		}
+		defer c.Close()
 		ipc.Greet(c, showq.Protocol)
 		if b, err := c.Receive(showq.Protocol.MaxRequest); err == nil && showq.DecodeRequest(b) == nil {
 			(&lister{base: s.base, log: maillog.New("showq")}).list(c)

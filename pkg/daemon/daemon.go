@@ -36,6 +36,9 @@ type pause struct {
 	kept  bool // it has had one, and its client knows that it may be closed
 }
 
+// caller is a connection that can be told to end while it waits for a request.
+type caller interface{ SetReadDeadline(time.Time) error }
+
 // firstPatience is how long a new connection may take for its first request
 // before it is taken for one that says nothing. Until then it is not closed:
 // its client could not know whether the request was carried out.
@@ -91,10 +94,10 @@ type Daemon struct {
 	holds   int
 	follows bool // there is a predecessor
 	lastEnd time.Time
-	idle    map[net.Conn]pause    // connections that wait for a request, or have waited for it in vain
-	evicted map[net.Conn]struct{} // those that have to go, and have not gone yet
-	wakers  []func()              // make accept loops and FIFO readers look at ending
-	end     chan error            // why to end: nil for max_use; the first counts
+	idle    map[caller]pause    // connections that wait for a request, or have waited for it in vain
+	evicted map[caller]struct{} // those that have to go, and have not gone yet
+	wakers  []func()            // make accept loops and FIFO readers look at ending
+	end     chan error          // why to end: nil for max_use; the first counts
 
 	loops    sync.WaitGroup
 	handlers sync.WaitGroup
@@ -165,7 +168,7 @@ func start(dir, name string, log *maillog.Logger) (*Daemon, error) {
 	}
 	d := &Daemon{
 		Name: name, Log: log, watcher: watcher, sockets: sockets, limits: watcher.Current().Daemon(name), signals: s,
-		lastEnd: time.Now(), idle: make(map[net.Conn]pause), evicted: make(map[net.Conn]struct{}), end: make(chan error, 1),
+		lastEnd: time.Now(), idle: make(map[caller]pause), evicted: make(map[caller]struct{}), end: make(chan error, 1),
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.stopping, d.stop = context.WithCancel(d.ctx)
@@ -287,11 +290,12 @@ func (d *Daemon) Stream(name string, handle func(context.Context, net.Conn)) err
 	if err != nil {
 		return err
 	}
-	d.listen(listeners, func(c net.Conn) {
+	d.listen(listeners, func(c net.Conn) io.Closer {
 		d.begin()
 		defer d.done()
 		d.count()
 		handle(d.ctx, c)
+		return c
 	})
 	return nil
 }
@@ -305,39 +309,51 @@ func (d *Daemon) IPC(name string, p ipc.Protocol, handle func(ctx context.Contex
 	if err != nil {
 		return err
 	}
-	d.listen(listeners, func(nc net.Conn) {
+	d.listen(listeners, func(nc net.Conn) io.Closer {
 		uc, ok := nc.(*net.UnixConn)
 		if !ok {
 			d.Log.Error(nil, "socket %s: a %T", name, nc)
-			return
+			return nc
 		}
-		c := ipc.NewConn(uc)
-		c.SetSendTimeout(answerTimeout)
-		if err := ipc.Greet(c, p); err != nil {
-			return // the client is gone
+		c, err := ipc.NewConn(uc)
+		if err != nil {
+			d.Log.Warn(nil, "%s: %v", p.Name, err)
+			return nc // its client comes back
 		}
-		for kept := false; d.await(nc, kept); kept = true {
-			msg, file, err := c.ReceiveFile(p.MaxRequest)
-			if err != nil {
-				if !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, errGone) && !isEnd(err) {
-					d.Log.Warn(nil, "%s: %v", p.Name, err)
-				}
-				return
-			}
-			d.resume(nc)
-			d.count()
-			_ = c.SetDeadline(time.Time{})
-			err = handle(d.ctx, c, msg, file)
-			d.done()
-			if err != nil {
-				if !isEnd(err) {
-					d.Log.Warn(nil, "%s: %v", p.Name, err)
-				}
-				return
-			}
-		}
+		_ = nc.Close() // c has a descriptor of its own
+		d.converse(c, p, handle)
+		return c
 	})
 	return nil
+}
+
+// converse serves one client of IPC.
+func (d *Daemon) converse(c *ipc.Conn, p ipc.Protocol, handle func(ctx context.Context, c *ipc.Conn, msg []byte, file *os.File) error) {
+	defer d.forget(c)
+	c.SetSendTimeout(answerTimeout)
+	if err := ipc.Greet(c, p); err != nil {
+		return // the client is gone
+	}
+	for kept := false; d.await(c, kept); kept = true {
+		msg, file, err := c.ReceiveFile(p.MaxRequest)
+		if err != nil {
+			if !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, errGone) && !isEnd(err) {
+				d.Log.Warn(nil, "%s: %v", p.Name, err)
+			}
+			return
+		}
+		d.resume(c)
+		d.count()
+		_ = c.SetDeadline(time.Time{})
+		err = handle(d.ctx, c, msg, file)
+		d.done()
+		if err != nil {
+			if !isEnd(err) {
+				d.Log.Warn(nil, "%s: %v", p.Name, err)
+			}
+			return
+		}
+	}
 }
 
 var errGone = net.ErrClosed
@@ -348,7 +364,7 @@ func isEnd(err error) bool {
 
 // await marks c as waiting for a request, kept if it is not the first. It
 // reports false when the daemon is about to end.
-func (d *Daemon) await(c net.Conn, kept bool) bool {
+func (d *Daemon) await(c caller, kept bool) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	p := pause{time.Now(), kept}
@@ -362,11 +378,19 @@ func (d *Daemon) await(c net.Conn, kept bool) bool {
 }
 
 // resume marks c as busy; there is no moment at which the daemon looks idle.
-func (d *Daemon) resume(c net.Conn) {
+func (d *Daemon) resume(c caller) {
 	d.mu.Lock()
 	delete(d.idle, c)
 	delete(d.evicted, c) // a request came first
 	d.busy++
+	d.mu.Unlock()
+}
+
+// forget takes c off the list of those that wait for a request.
+func (d *Daemon) forget(c caller) {
+	d.mu.Lock()
+	delete(d.idle, c)
+	delete(d.evicted, c)
 	d.mu.Unlock()
 }
 
@@ -409,14 +433,14 @@ func (d *Daemon) addLoop(wake, loop func()) {
 	d.serve = append(d.serve, loop)
 }
 
-// listen adds an accept loop for each listener.
-func (d *Daemon) listen(listeners []activation.Listener, handle func(net.Conn)) {
+// listen adds an accept loop for each listener. handle returns what is to be closed.
+func (d *Daemon) listen(listeners []activation.Listener, handle func(net.Conn) io.Closer) {
 	for _, ln := range listeners {
 		d.addLoop(func() { _ = ln.SetDeadline(time.Unix(1, 0)) }, func() { d.accept(ln, handle) })
 	}
 }
 
-func (d *Daemon) accept(ln activation.Listener, handle func(net.Conn)) {
+func (d *Daemon) accept(ln activation.Listener, handle func(net.Conn) io.Closer) {
 	short := false // of descriptors or memory, and the log knows
 	for d.waitForRoom() {
 		c, err := ln.Accept()
@@ -428,16 +452,12 @@ func (d *Daemon) accept(ln activation.Listener, handle func(net.Conn)) {
 			d.lastEnd = time.Now() // its request is about to come
 			d.mu.Unlock()
 			d.handlers.Go(func() {
-				defer func() {
-					d.mu.Lock()
-					d.clients--
-					delete(d.idle, c)
-					delete(d.evicted, c)
-					d.room.Broadcast()
-					d.mu.Unlock()
-					_ = c.Close() // the handler has said all that there is to say; who sees the end finds room
-				}()
-				handle(c)
+				end := handle(c)
+				d.mu.Lock()
+				d.clients--
+				d.room.Broadcast()
+				d.mu.Unlock()
+				_ = end.Close() // the handler has said all that there is to say; who sees the end finds room
 			})
 		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, syscall.ECONNABORTED):
 		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ENOMEM), errors.Is(err, syscall.ENOBUFS):
@@ -474,7 +494,7 @@ func (d *Daemon) waitForRoom() bool {
 // evict closes the connection that has been kept for longest. Where there is
 // none, d.room is signalled when a silent one may go. d.mu is held.
 func (d *Daemon) evict() (again *time.Timer) {
-	var oldest net.Conn
+	var oldest caller
 	for c, p := range d.idle {
 		if oldest == nil || p.end().Before(d.idle[oldest].end()) {
 			oldest = c

@@ -179,12 +179,16 @@ func visit(t *testing.T, path string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer nc.Close()
-	r := &raw{t, ipc.NewConn(nc)}
+	c, err := ipc.NewConn(nc)
+	if err = errors.Join(err, nc.Close()); err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	r := &raw{t, c}
 	if _, err := r.c.Receive(100); err != nil {
 		t.Fatalf("greeting: %v", err)
 	}
-	if err := errors.Join(r.ask(), nc.CloseWrite()); err != nil {
+	if err := errors.Join(r.ask(), c.CloseWrite()); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := r.c.Receive(100); !errors.Is(err, io.EOF) {
@@ -523,7 +527,7 @@ func TestEviction(t *testing.T) {
 func TestEvict(t *testing.T) {
 	now := time.Now()
 	older, newer, silent, fresh := &ended{}, &ended{}, &ended{}, &ended{}
-	d := &Daemon{evicted: make(map[net.Conn]struct{}), idle: map[net.Conn]pause{
+	d := &Daemon{evicted: make(map[caller]struct{}), idle: map[caller]pause{
 		newer: {now.Add(-time.Second), true}, older: {now.Add(-time.Minute), true},
 		fresh: {now.Add(time.Hour), false}, silent: {now.Add(-firstPatience - time.Millisecond), false},
 	}}
@@ -542,10 +546,7 @@ func TestEvict(t *testing.T) {
 }
 
 // ended is a connection that is told when to end.
-type ended struct {
-	net.Conn
-	told bool
-}
+type ended struct{ told bool }
 
 func (e *ended) SetReadDeadline(t time.Time) error {
 	e.told = t.Before(time.Now())

@@ -195,7 +195,12 @@ func (c *Client) connect(ctx context.Context) (*Conn, error) {
 		nc, err := d.DialContext(ctx, "unixpacket", c.path)
 		switch {
 		case err == nil:
-			return NewConn(nc.(*net.UnixConn)), nil
+			conn, err := NewConn(nc.(*net.UnixConn))
+			_ = nc.Close() // conn has a descriptor of its own
+			if err != nil {
+				return nil, fmt.Errorf("connect to %s: %w", c.path, err)
+			}
+			return conn, nil
 		case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ECONNREFUSED):
 			return nil, &UnavailableError{c.path, err}
 		case !errors.Is(err, syscall.EAGAIN):

@@ -14,7 +14,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"slices"
 	"syscall"
@@ -56,14 +55,21 @@ func (m *Message) Len() int { return len(m.Data()) - 1 }
 
 // Conn is one connection. One goroutine may send while another receives.
 type Conn struct {
-	c        *net.UnixConn
+	c        *rawsock.Unix
 	sock     *rawsock.Socket
 	buf      []byte
 	patience time.Duration // see SetSendTimeout
 }
 
-// NewConn wraps a connected SOCK_SEQPACKET socket.
-func NewConn(c *net.UnixConn) *Conn { return &Conn{c: c, sock: rawsock.New(c)} }
+// NewConn makes a connection of the socket of c, a connected SOCK_SEQPACKET socket. It
+// has a descriptor of its own; c is to be closed.
+func NewConn(c syscall.Conn) (*Conn, error) {
+	u, err := rawsock.NewUnix(c)
+	if err != nil {
+		return nil, err
+	}
+	return &Conn{c: u, sock: rawsock.New(u)}, nil
+}
 
 // Pair returns a connection, and its other end for a process that is about to be
 // started, which makes a Conn of it with FromFile.
@@ -80,18 +86,13 @@ func Pair() (*Conn, *os.File, error) {
 	return c, theirs, nil
 }
 
-// FromFile wraps a connected SOCK_SEQPACKET socket that was inherited, and closes f.
+// FromFile makes a connection of a SOCK_SEQPACKET socket that was inherited, and closes f.
 func FromFile(f *os.File) (*Conn, error) {
-	nc, err := net.FileConn(f)
-	err = errors.Join(err, f.Close())
-	if err != nil {
+	c, err := NewConn(f)
+	if err = errors.Join(err, f.Close()); err != nil {
 		return nil, fmt.Errorf("inherited socket: %w", err)
 	}
-	uc, ok := nc.(*net.UnixConn)
-	if !ok {
-		return nil, errors.Join(fmt.Errorf("inherited socket is a %T", nc), nc.Close())
-	}
-	return NewConn(uc), nil
+	return c, nil
 }
 
 // Close closes the connection.

@@ -26,13 +26,11 @@ func pair(t testing.TB) (a, b *Conn) {
 	}
 	var ends [2]*Conn
 	for i, fd := range fds {
-		f := os.NewFile(uintptr(fd), "pair")
-		nc, err := net.FileConn(f)
-		f.Close()
+		c, err := FromFile(os.NewFile(uintptr(fd), "pair"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		ends[i] = NewConn(nc.(*net.UnixConn))
+		ends[i] = c
 		ends[i].SetDeadline(time.Now().Add(10 * time.Second))
 		t.Cleanup(func() { ends[i].Close() })
 	}
@@ -135,7 +133,7 @@ func TestFile(t *testing.T) {
 
 func TestTwoDescriptors(t *testing.T) {
 	a, b := pair(t)
-	if _, _, err := a.c.WriteMsgUnix([]byte{0, 'x'}, unix.UnixRights(0, 1), nil); err != nil {
+	if _, err := a.sock.Send([]byte{0, 'x'}, unix.UnixRights(0, 1)); err != nil {
 		t.Fatal(err)
 	}
 	if _, f, err := b.ReceiveFile(100); err == nil || f != nil {
@@ -152,7 +150,7 @@ func TestGarbage(t *testing.T) {
 	} {
 		a, b := pair(t)
 		for _, p := range packets {
-			if _, err := a.c.Write([]byte(p)); err != nil {
+			if _, err := a.sock.Send([]byte(p), nil); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -178,9 +176,15 @@ func listen(t *testing.T, serve func(*Conn)) string {
 			if err != nil {
 				return
 			}
+			c, err := NewConn(nc)
+			nc.Close()
+			if err != nil {
+				t.Error(err)
+				return
+			}
 			go func() {
-				defer nc.Close()
-				serve(NewConn(nc))
+				defer c.Close()
+				serve(c)
 			}()
 		}
 	}()
@@ -361,8 +365,8 @@ func FuzzReceive(f *testing.F) {
 			return
 		}
 		a, b := pair(t)
-		a.c.Write(one)
-		a.c.Write(two)
+		a.sock.Send(one, nil)
+		a.sock.Send(two, nil)
 		a.Close()
 		got, err := b.Receive(500)
 		if err == nil {

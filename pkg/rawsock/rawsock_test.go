@@ -33,8 +33,24 @@ func pair(t *testing.T, kind int) (a, b *net.UnixConn) {
 	return conns[0], conns[1]
 }
 
-func TestPackets(t *testing.T) {
+// packets is pair for packets, as daemons have them.
+func packets(t *testing.T) (a, b *Unix) {
+	t.Helper()
+	var ends [2]*Unix
 	ca, cb := pair(t, unix.SOCK_SEQPACKET)
+	for i, c := range []*net.UnixConn{ca, cb} {
+		u, err := NewUnix(c)
+		if err = errors.Join(err, c.Close()); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { u.Close() })
+		ends[i] = u
+	}
+	return ends[0], ends[1]
+}
+
+func TestPackets(t *testing.T) {
+	ca, cb := packets(t)
 	a, b := New(ca), New(cb)
 	file, err := os.Open(os.DevNull)
 	if err != nil {
@@ -92,19 +108,10 @@ func TestPackets(t *testing.T) {
 // TestFull: what does not fit waits, or does not where it must not, and a
 // deadline ends the wait.
 func TestFull(t *testing.T) {
-	ca, cb := pair(t, unix.SOCK_SEQPACKET)
+	ca, cb := packets(t)
 	a, b := New(ca), New(cb)
 	packet := make([]byte, 1000)
-	sent := 0
-	for ; ; sent++ {
-		_, err := a.TrySend(packet, nil)
-		if errors.Is(err, unix.EAGAIN) {
-			break
-		}
-		if err != nil || sent > 1_000_000 {
-			t.Fatal(sent, err)
-		}
-	}
+	sent := fill(t, a, packet)
 	if err := ca.SetDeadline(time.Now().Add(20 * time.Millisecond)); err != nil {
 		t.Fatal(err)
 	}
@@ -133,6 +140,106 @@ func TestFull(t *testing.T) {
 	}
 	if _, _, _, err := b.Receive(packet, nil); !errors.As(err, &timeout) || !timeout.Timeout() {
 		t.Errorf("%v, want a time-out", err)
+	}
+}
+
+// fill sends packets until no more fit, and returns how many it were.
+func fill(t *testing.T, s *Socket, packet []byte) (sent int) {
+	t.Helper()
+	for ; ; sent++ {
+		_, err := s.TrySend(packet, nil)
+		if errors.Is(err, unix.EAGAIN) {
+			return sent
+		}
+		if err != nil || sent > 1_000_000 {
+			t.Fatal(sent, err)
+		}
+	}
+}
+
+// TestQuiet: that what was sent has been taken wakes nobody; what arrives does, and
+// so does the end.
+func TestQuiet(t *testing.T) {
+	ca, cb := packets(t)
+	a, b := New(ca), New(cb)
+	woken := func() bool {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(ca.in.Fd()), Events: unix.POLLIN | unix.POLLOUT}}, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n > 0
+	}
+	p := make([]byte, 10)
+	for range 3 {
+		if _, err := a.Send([]byte("x"), nil); err != nil {
+			t.Fatal(err)
+		}
+		if n, _, _, err := b.Receive(p, nil); n != 1 || err != nil {
+			t.Fatal(n, err)
+		}
+		if woken() {
+			t.Error("woken by what was taken")
+		}
+	}
+	if _, err := b.Send([]byte("x"), nil); err != nil || !woken() {
+		t.Errorf("not woken by what arrives; %v", err)
+	}
+	if n, _, _, err := a.Receive(p, nil); n != 1 || err != nil || woken() {
+		t.Errorf("%d, %v, or still woken", n, err)
+	}
+	if err := cb.CloseWrite(); err != nil || !woken() {
+		t.Errorf("not woken by the end; %v", err)
+	}
+}
+
+// TestEndOfWaits: a deadline that is set later, and Close, end what waits already.
+func TestEndOfWaits(t *testing.T) {
+	for what, end := range map[string]struct {
+		do   func(*Unix) error
+		want error
+	}{
+		"deadline": {func(u *Unix) error { return u.SetDeadline(time.Unix(1, 0)) }, os.ErrDeadlineExceeded},
+		"close":    {(*Unix).Close, net.ErrClosed},
+	} {
+		c, _ := packets(t)
+		s := New(c)
+		fill(t, s, make([]byte, 1000))
+		receives, sends := make(chan error, 1), make(chan error, 1)
+		go func() {
+			_, _, _, err := s.Receive(make([]byte, 1), nil)
+			receives <- err
+		}()
+		go func() {
+			_, err := s.Send(make([]byte, 1000), nil)
+			sends <- err
+		}()
+		for waits := false; !waits; time.Sleep(time.Millisecond) {
+			c.mu.Lock()
+			waits = c.out != nil
+			c.mu.Unlock()
+		}
+		if err := end.do(c); err != nil {
+			t.Error(what, err)
+		}
+		for call, err := range map[string]error{"receive": <-receives, "send": <-sends} {
+			if !errors.Is(err, end.want) {
+				t.Errorf("%s: %s: %v", what, call, err)
+			}
+		}
+		if _, err := s.Send([]byte("x"), nil); !errors.Is(err, end.want) {
+			t.Errorf("%s: later: %v", what, err)
+		}
+	}
+	c, _ := packets(t)
+	if err := errors.Join(c.Close(), c.Control(func(uintptr) { t.Error("closed, and used") })); !errors.Is(err, net.ErrClosed) {
+		t.Error(err)
+	}
+	for what, err := range map[string]error{
+		"close": c.Close(), "close write": c.CloseWrite(), "deadline": c.SetDeadline(time.Time{}), "write deadline": c.SetWriteDeadline(time.Time{}),
+	} {
+		if !errors.Is(err, net.ErrClosed) {
+			t.Errorf("%s: %v", what, err)
+		}
 	}
 }
 

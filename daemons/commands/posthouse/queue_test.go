@@ -61,12 +61,17 @@ func listen(t *testing.T, p ipc.Protocol, serve func(c *ipc.Conn, msg []byte)) s
 			if err != nil {
 				return
 			}
-			c := ipc.NewConn(nc)
+			c, err := ipc.NewConn(nc)
+			nc.Close()
+			if err != nil {
+				t.Error(err)
+				return
+			}
 			ipc.Greet(c, p)
 			if msg, err := c.Receive(p.MaxRequest); err == nil {
 				serve(c, msg)
 			}
-			nc.Close()
+			c.Close()
 		}
 	}()
 	return path

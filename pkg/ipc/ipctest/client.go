@@ -76,7 +76,6 @@ func greeting(p ipc.Protocol) []byte {
 // of which it does wrong, and goes on only if that returns true.
 func (d Dialogue) peer(i int, wrong func(*net.UnixConn) bool) func(*net.UnixConn) {
 	return func(c *net.UnixConn) {
-		in := ipc.NewConn(c)
 		for k, text := range d.script() {
 			switch {
 			case k == i:
@@ -84,7 +83,7 @@ func (d Dialogue) peer(i int, wrong func(*net.UnixConn) bool) func(*net.UnixConn
 					return
 				}
 			case text == nil:
-				if _, err := in.Receive(d.Protocol.MaxRequest); err != nil {
+				if hear(c, d.Protocol.MaxRequest) != nil {
 					return
 				}
 			default:
@@ -205,7 +204,20 @@ func (d Dialogue) descriptors(t *testing.T, i int, right []byte) {
 func say(c *net.UnixConn, text []byte) {
 	m := ipc.NewMessage()
 	m.Raw(text)
-	_ = ipc.NewConn(c).Send(m)
+	if conn, err := ipc.NewConn(c); err == nil {
+		_ = conn.Send(m)
+		_ = conn.Close()
+	}
+}
+
+// hear receives a message.
+func hear(c *net.UnixConn, limit int) error {
+	conn, err := ipc.NewConn(c)
+	if err == nil {
+		_, err = conn.Receive(limit)
+		err = errors.Join(err, conn.Close())
+	}
+	return err
 }
 
 // waitForEnd reads until the client is gone.

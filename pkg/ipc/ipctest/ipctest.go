@@ -24,13 +24,11 @@ func Pair(t testing.TB) (a, b *ipc.Conn) {
 	}
 	var ends [2]*ipc.Conn
 	for i, fd := range fds {
-		f := os.NewFile(uintptr(fd), "pair")
-		c, err := net.FileConn(f)
-		_ = f.Close() // c has a descriptor of its own
+		c, err := ipc.FromFile(os.NewFile(uintptr(fd), "pair"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		ends[i] = ipc.NewConn(c.(*net.UnixConn))
+		ends[i] = c
 		t.Cleanup(func() { _ = c.Close() })
 	}
 	return ends[0], ends[1]
@@ -49,9 +47,15 @@ func Encode(encode func(*ipc.Message)) []byte {
 // return.
 func Serve(t testing.TB, p ipc.Protocol, handle func(c *ipc.Conn, msg []byte, file *os.File) error) (path string) {
 	t.Helper()
-	return listen(t, func(nc *net.UnixConn) {
-		c := ipc.NewConn(nc)
-		err := ipc.Greet(c, p)
+	return serve(t, func(ctx context.Context, nc *net.UnixConn) {
+		c, err := ipc.NewConn(nc)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Close()
+		defer context.AfterFunc(ctx, func() { _ = c.Close() })()
+		err = ipc.Greet(c, p)
 		for err == nil {
 			var msg []byte
 			var file *os.File
@@ -62,9 +66,14 @@ func Serve(t testing.TB, p ipc.Protocol, handle func(c *ipc.Conn, msg []byte, fi
 	})
 }
 
-// listen calls serve for each connection to a new socket. At the end of the test
-// connections end, and it waits for serve to return.
-func listen(t testing.TB, serve func(*net.UnixConn)) (path string) {
+func listen(t testing.TB, each func(*net.UnixConn)) (path string) {
+	t.Helper()
+	return serve(t, func(_ context.Context, c *net.UnixConn) { each(c) })
+}
+
+// serve calls each for each connection to a new socket. At the end of the test
+// connections, and what each has been given, end, and it waits for each to return.
+func serve(t testing.TB, each func(context.Context, *net.UnixConn)) (path string) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "ph") // t.TempDir is too long for a socket
 	if err != nil {
@@ -93,7 +102,7 @@ func listen(t testing.TB, serve func(*net.UnixConn)) (path string) {
 			loops.Go(func() {
 				defer stop()
 				defer c.Close()
-				serve(c)
+				each(ctx, c)
 			})
 		}
 	})

@@ -288,7 +288,12 @@ var misbehaviours = strings.Fields("ends noise other-name other-version endless 
 
 func misbehave(c *net.UnixConn, p ipc.Protocol, way string) {
 	g := &garbler{rand: rand.New(rand.NewPCG(1, 2))}
-	conn := ipc.NewConn(c)
+	conn, err := ipc.NewConn(c)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer conn.Close()
 	switch way {
 	case "ends":
 		return
