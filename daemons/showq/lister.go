@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"posthouse/pkg/dsn"
@@ -32,7 +33,7 @@ const clientTimeout = time.Minute
 
 // list sends every message, queue by queue, and the end of the listing.
 func (l *lister) list(c *ipc.Conn) error {
-	p := &pager{conn: c, message: ipc.NewMessage(), most: 1}
+	p := newPager(&output{conn: c})
 	for q := showq.Active; q <= showq.Corrupt; q++ {
 		places := []place{{queue: q}}
 		if q == showq.Deferred {
@@ -84,21 +85,66 @@ func (l *lister) directory(p *pager, at place) error {
 		return err
 	}
 	defer d.Close()
-	return d.Names(func(name string) error {
+	r := reading{l, d, at}
+	var ids []queueid.ID
+	err = d.Names(func(name string) error {
 		id, err := queueid.Parse(name)
 		if err != nil {
 			return nil
 		}
-		e := p.next()
-		e.Queue, e.ID, e.Bucket = at.queue, id, at.bucket
-		if err := p.fill(d, e); err != nil {
-			if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, queue.ErrIncomplete) {
-				l.log.Warn(maillog.Fields{"QUEUE_ID": name}, "%s: %v", name, err)
-			}
+		if ids = append(ids, id); len(ids) < piece {
 			return nil
 		}
-		return p.add(e)
+		err = r.both(p, ids)
+		ids = ids[:0]
+		return err
 	})
+	return errors.Join(err, r.both(p, ids))
+}
+
+// reading is that of a directory.
+type reading struct {
+	*lister
+	dir *queue.Directory
+	at  place
+}
+
+// piece is how many messages of a directory are shared out at once.
+const piece = 1000
+
+// both reads messages, two at a time if they are many. In a directory they have no
+// order, but what comes from the one before is sent first.
+func (r reading) both(p *pager, ids []queueid.ID) error {
+	half := len(ids) / 2
+	if half < mostInPage {
+		return r.one(p, ids)
+	}
+	if err := p.flush(); err != nil {
+		return err
+	}
+	other := p.beside()
+	done := make(chan error)
+	go func() { done <- errors.Join(r.one(other, ids[half:]), other.flush()) }()
+	return errors.Join(r.one(p, ids[:half]), p.flush(), <-done)
+}
+
+// one reads messages one after the other.
+func (r reading) one(p *pager, ids []queueid.ID) error {
+	for _, id := range ids {
+		e := p.next()
+		e.Queue, e.ID, e.Bucket = r.at.queue, id, r.at.bucket
+		err := p.fill(r.dir, e)
+		switch {
+		case err == nil:
+			if err := p.add(e); err != nil {
+				return err
+			}
+		case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, queue.ErrIncomplete):
+			name := id.String()
+			r.log.Warn(maillog.Fields{"QUEUE_ID": name}, "%s: %v", name, err)
+		}
+	}
+	return nil
 }
 
 // A page is sent when it has enough: a single message at first, for somebody is
@@ -108,15 +154,41 @@ const (
 	longest    = 50 * time.Millisecond
 )
 
+// output is what pagers send on, one at a time.
+type output struct {
+	mu   sync.Mutex
+	conn *ipc.Conn
+}
+
+func (o *output) send(m *ipc.Message) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err := o.conn.SetDeadline(time.Now().Add(clientTimeout)); err != nil {
+		return fmt.Errorf("showq: %w", err)
+	}
+	return o.conn.Send(m)
+}
+
 // pager sends entries in pages. Its memory is used again for each of them.
 type pager struct {
-	conn    *ipc.Conn
+	out     *output
+	second  *pager // for who reads beside
 	message *ipc.Message
 	page    showq.Page
 	most    int // messages and recipients in this page
 	weight  int // what it has of them
 	begun   time.Time
-	buf     [4 << 10]byte // of a queue file
+	buf     [8 << 10]byte // of a queue file: all of a small one is read at once
+}
+
+func newPager(out *output) *pager { return &pager{out: out, message: ipc.NewMessage(), most: 1} }
+
+// beside returns the pager that is used at the same time as p.
+func (p *pager) beside() *pager {
+	if p.second == nil {
+		p.second = newPager(p.out)
+	}
+	return p.second
 }
 
 // next returns an empty entry, which add puts into the page.
@@ -175,15 +247,20 @@ func (p *pager) add(e *showq.Entry) error {
 	return p.send()
 }
 
-func (p *pager) send() error {
-	if err := p.conn.SetDeadline(time.Now().Add(clientTimeout)); err != nil {
-		return fmt.Errorf("showq: %w", err)
+// flush sends what there is.
+func (p *pager) flush() error {
+	if len(p.page.Entries) == 0 {
+		return nil
 	}
+	return p.send()
+}
+
+func (p *pager) send() error {
 	p.page.Encode(p.message)
-	err := p.conn.Send(p.message)
+	err := p.out.send(p.message)
 	p.message.Reset()
 	if p.weight > mostInPage {
-		*p = pager{conn: p.conn, message: ipc.NewMessage(), most: mostInPage} // such memory is not kept
+		*p = pager{out: p.out, second: p.second, message: ipc.NewMessage(), most: mostInPage} // such memory is not kept
 	}
 	p.page.Entries, p.weight, p.most = p.page.Entries[:0], 0, min(2*p.most, mostInPage)
 	return err

@@ -13,7 +13,7 @@
 //
 // # Reliability
 //
-// It changes nothing, locks nothing, and holds one message at a time. What moves
+// It changes nothing, locks nothing, and holds two messages at a time. What moves
 // while it looks may be listed twice or not at all. A file that cannot be read is
 // left out and logged; a damaged one is qmgr's affair.
 //
@@ -35,6 +35,7 @@ import (
 func main() { daemon.Main("showq", setup) }
 
 func setup(d *daemon.Daemon) error {
+	d.Processors(2)
 	l := &lister{base: queue.Dir, log: d.Log}
 	return d.IPC("ipc", showq.Protocol, func(_ context.Context, c *ipc.Conn, msg []byte, file *os.File) error {
 		if file != nil {

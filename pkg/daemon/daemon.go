@@ -139,7 +139,11 @@ const flushers = 4
 // for that in the kernel, Go takes it for running at first, and with one processor
 // nobody else runs: so that few flushes are under way at once, and none of them
 // does for several files. To be called from setup.
-func (d *Daemon) Flushes() { processors(max(runtime.GOMAXPROCS(0), flushers)) }
+func (d *Daemon) Flushes() { d.Processors(flushers) }
+
+// Processors says that the daemon can make use of n processors. To be
+// called from setup.
+func (d *Daemon) Processors(n int) { processors(max(runtime.GOMAXPROCS(0), n)) }
 
 func status(dir, name string, setup func(*Daemon) error) int {
 	log := maillog.New(name)
