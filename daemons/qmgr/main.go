@@ -49,6 +49,9 @@ import (
 func main() { daemon.Main("qmgr", setup) }
 
 func setup(d *daemon.Daemon) error {
+	// While deferred mail is read, there is always something to do. On one processor Go
+	// then looks every 10 ms only for what agents have to say.
+	d.Processors(2)
 	sp, err := openSpool(queue.Dir)
 	if err != nil {
 		return err
