@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"mime"
-	"regexp"
 	"strings"
 
 	"posthouse/pkg/addr"
@@ -143,8 +142,18 @@ func readHead(in *input, extract bool) (*head, error) {
 	return h, nil
 }
 
-// word is what needs no quotes in a name (RFC 5322, section 3.2.5, phrase).
-var word = regexp.MustCompile("^[-A-Za-z0-9!#$%&'*+/=?^_`{|}~]+( [-A-Za-z0-9!#$%&'*+/=?^_`{|}~]+)*$")
+// atext is what an atom consists of (RFC 5322, section 3.2.3).
+const atext = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!#$%&'*+-/=?^_`{|}~"
+
+// isPhrase reports whether a name needs no quotes (RFC 5322, section 3.2.5).
+func isPhrase(name string) bool {
+	for word := range strings.SplitSeq(name, " ") {
+		if word == "" || strings.Trim(word, atext) != "" {
+			return false
+		}
+	}
+	return true
+}
 
 // fromField is the field, From or Resent-From, for a message that has none, where
 // there is a name to go with the sender; otherwise cleanup adds the field. cleanup
@@ -163,7 +172,7 @@ func fromField(field, name string, sender addr.Mailbox) string {
 	switch {
 	case phrase != clean:
 		phrase = strings.ReplaceAll(phrase, "=?utf-8?q?", "=?utf-8?Q?")
-	case !word.MatchString(clean):
+	case !isPhrase(clean):
 		phrase = `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(clean) + `"`
 	}
 	return field + ": " + phrase + " " + sender.Path() + "\r\n"

@@ -527,3 +527,14 @@ func TestLoginName(t *testing.T) {
 		}
 	}
 }
+
+func TestIsPhrase(t *testing.T) {
+	for name, want := range map[string]bool{
+		"root": true, "Cron Daemon": true, "it's {a|b}": true, "": false, "A. B": false, "two  spaces": false, " x": false, "x ": false,
+		"a@b": false, "a,b": false, `say "x"`: false, "tab\there": false, "Jürgen": false,
+	} {
+		if got := isPhrase(name); got != want {
+			t.Errorf("%q: %v", name, got)
+		}
+	}
+}
