@@ -294,12 +294,11 @@ func (d *Daemon) Stream(name string, handle func(context.Context, net.Conn)) err
 	if err != nil {
 		return err
 	}
-	d.listen(listeners, func(c net.Conn) io.Closer {
+	listen(d, listeners, func(c net.Conn) (net.Conn, error) { return c, nil }, func(c net.Conn) {
 		d.begin()
 		defer d.done()
 		d.count()
 		handle(d.ctx, c)
-		return c
 	})
 	return nil
 }
@@ -313,22 +312,21 @@ func (d *Daemon) IPC(name string, p ipc.Protocol, handle func(ctx context.Contex
 	if err != nil {
 		return err
 	}
-	d.listen(listeners, func(nc net.Conn) io.Closer {
-		uc, ok := nc.(*net.UnixConn)
-		if !ok {
-			d.Log.Error(nil, "socket %s: a %T", name, nc)
-			return nc
-		}
-		c, err := ipc.NewConn(uc)
-		if err != nil {
-			d.Log.Warn(nil, "%s: %v", p.Name, err)
-			return nc // its client comes back
-		}
-		_ = nc.Close() // c has a descriptor of its own
-		d.converse(c, p, handle)
-		return c
-	})
+	listen(d, listeners, packets, func(c *ipc.Conn) { d.converse(c, p, handle) })
 	return nil
+}
+
+// packets makes a connection of IPC of c.
+func packets(c net.Conn) (*ipc.Conn, error) {
+	sc, ok := c.(syscall.Conn)
+	if !ok {
+		return nil, fmt.Errorf("a client that is a %T", c)
+	}
+	conn, err := ipc.NewConn(sc)
+	if err == nil {
+		_ = c.Close() // conn has a descriptor of its own
+	}
+	return conn, err
 }
 
 // converse serves one client of IPC.
@@ -437,17 +435,28 @@ func (d *Daemon) addLoop(wake, loop func()) {
 	d.serve = append(d.serve, loop)
 }
 
-// listen adds an accept loop for each listener. handle returns what is to be closed.
-func (d *Daemon) listen(listeners []activation.Listener, handle func(net.Conn) io.Closer) {
+// listen adds an accept loop for each listener, which has handle serve what take makes of
+// each client.
+func listen[C io.Closer](d *Daemon, listeners []activation.Listener, take func(net.Conn) (C, error), handle func(C)) {
 	for _, ln := range listeners {
-		d.addLoop(func() { _ = ln.SetDeadline(time.Unix(1, 0)) }, func() { d.accept(ln, handle) })
+		d.addLoop(func() { _ = ln.SetDeadline(time.Unix(1, 0)) }, func() {
+			accept(d, func() (c C, err error) {
+				nc, err := ln.Accept()
+				if err == nil {
+					if c, err = take(nc); err != nil {
+						_ = nc.Close() // it has been told nothing yet, and comes again
+					}
+				}
+				return c, err
+			}, handle)
+		})
 	}
 }
 
-func (d *Daemon) accept(ln activation.Listener, handle func(net.Conn) io.Closer) {
+func accept[C io.Closer](d *Daemon, next func() (C, error), handle func(C)) {
 	short := false // of descriptors or memory, and the log knows
 	for d.waitForRoom() {
-		c, err := ln.Accept()
+		c, err := next()
 		switch {
 		case err == nil:
 			short = false
@@ -456,15 +465,16 @@ func (d *Daemon) accept(ln activation.Listener, handle func(net.Conn) io.Closer)
 			d.lastEnd = time.Now() // its request is about to come
 			d.mu.Unlock()
 			d.handlers.Go(func() {
-				end := handle(c)
+				handle(c)
 				d.mu.Lock()
 				d.clients--
 				d.room.Broadcast()
 				d.mu.Unlock()
-				_ = end.Close() // the handler has said all that there is to say; who sees the end finds room
+				_ = c.Close() // the handler has said all that there is to say; who sees the end finds room
 			})
 		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, syscall.ECONNABORTED):
-		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ENOMEM), errors.Is(err, syscall.ENOBUFS):
+		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ENOMEM), errors.Is(err, syscall.ENOBUFS),
+			errors.Is(err, syscall.ENOSPC):
 			if !short {
 				d.Log.Warn(nil, "accept: %v", err)
 			}
