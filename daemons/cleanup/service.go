@@ -313,11 +313,12 @@ func (t *transaction) cancel() {
 	if t.file == nil {
 		return
 	}
-	_ = t.file.Close() // its content does not matter
-	t.file = nil
+	// While it is open qmgr leaves it alone, and it may be complete.
 	if err := t.spool.remove(t.id); err != nil {
 		t.log.Warn(t.fields(), "%s: queue file: %v", t.id, err)
 	}
+	_ = t.file.Close() // its content does not matter
+	t.file = nil
 }
 
 func (t *transaction) fields() maillog.Fields {

@@ -186,6 +186,43 @@ func TestToldMeanwhile(t *testing.T) {
 	})
 }
 
+// TestUncommitted: a message that cleanup has not let go of is not there yet, though it is
+// complete: it may be refused, since it cannot be made durable.
+func TestUncommitted(t *testing.T) {
+	in(t, "", func(w *world) {
+		id := w.put(queue.Incoming, 1, "a@x.example")
+		path := filepath.Join(w.base, queue.Incoming, id.String())
+		cleanup, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := syscall.Flock(int(cleanup.Fd()), syscall.LOCK_EX); err != nil {
+			t.Fatal(err)
+		}
+		w.m.start()
+		w.wait(time.Second)
+		w.m.look()
+		w.wait(time.Hour)
+		w.do(queuectl.Hold, 0, id)
+		w.do(queuectl.Delete, 0)
+		w.expect(queue.Incoming)
+		if err := cleanup.Close(); err != nil {
+			t.Fatal(err)
+		}
+		m := ipc.NewMessage()
+		arrival.Encode(m, []queueid.ID{id})
+		if err := w.m.handleArrival(t.Context(), nil, m.Data()[1:], nil); err != nil {
+			t.Fatal(err)
+		}
+		w.wait(time.Second)
+		w.expect("")
+		if w.delivered["a@x.example"] != 1 {
+			t.Errorf("delivered %v", w.delivered)
+		}
+		w.m.stop()
+	})
+}
+
 // TestSaidLate: what the administrator says while a message is on its way out of
 // memory is done all the same.
 func TestSaidLate(t *testing.T) {

@@ -119,6 +119,9 @@ func (m *manager) read(msg *message) bool {
 	})
 	if err == nil {
 		defer f.Close() // opened for reading
+		if msg.from.queue == queue.Incoming && queue.IsBeingWritten(f) {
+			return false // a scan has found it; cleanup tells of it, or refuses and removes it
+		}
 		msg.q, err = queue.Read(f)
 	}
 	if came := msg.id.Time(); err == nil && !msg.before && (came.Before(m.started) || came.After(m.now())) {

@@ -114,9 +114,8 @@ func (s *sim) accept(m *mail) {
 	}
 	m.endWriting()
 	d := s.disk
-	f := d.files[m.id]
-	if !f.there() && !m.mayGo && s.unfinishedMail(m) { // a whole message may be delivered, or deleted, before
-		s.failf("message %d: its file is gone before it is accepted", m.n)
+	if at := d.files[m.id].at; at != queue.Incoming {
+		s.failf("message %d: its file is in %q before it is accepted", m.n, at)
 		return
 	}
 	d.flushed(m.id)
@@ -130,10 +129,6 @@ func (m *mail) endWriting() {
 		_ = m.file.Close()
 		m.file, m.ended = nil, true
 	}
-}
-
-func (s *sim) unfinishedMail(m *mail) bool {
-	return slices.ContainsFunc(m.rcpts, func(r *rcpt) bool { return s.unfinished(r) != "" })
 }
 
 func (s *sim) giveUp(m *mail) {

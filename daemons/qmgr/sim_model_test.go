@@ -187,6 +187,9 @@ func (s *sim) transition(c simChange) {
 		from = "writing"
 	}
 	s.saw(from + " to " + to)
+	if from == "writing" && to != "gone" {
+		s.failf("message %d: to %s while it is being written", m.n, to)
+	}
 	if strings.HasSuffix(c.to, "1") && to == queue.Deferred {
 		s.saw("goes beyond")
 	}

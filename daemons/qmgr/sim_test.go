@@ -123,7 +123,7 @@ func coverage(seen map[string]int) string {
 // simMustSee is what a few thousand schedules have all of.
 var simMustSee = []string{
 	// The transitions of docs/queue.md; "due" is deferred/ with a time of long ago.
-	"writing to incoming", "writing to active", "writing to gone", "incoming to active", "incoming to hold", "incoming to gone", "incoming to corrupt",
+	"writing to incoming", "writing to gone", "incoming to active", "incoming to hold", "incoming to gone", "incoming to corrupt",
 	"deferred to active", "deferred to due", "deferred to hold", "deferred to gone", "due to active", "due to hold", "due to gone",
 	"hold to due", "hold to gone", "active to deferred", "active to due", "active to hold", "active to gone", "active to spare", "spare to writing", "undone take",
 	"bucket deferred to due",

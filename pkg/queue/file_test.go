@@ -3,6 +3,7 @@ package queue
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -364,6 +365,38 @@ func TestIncomplete(t *testing.T) {
 	}
 	if _, err := Read(f); !errors.Is(err, ErrIncomplete) || !IsIncomplete(f) {
 		t.Errorf("empty: %v", err)
+	}
+}
+
+// TestIsBeingWritten: from when a new message can be seen until its writer closes it.
+func TestIsBeingWritten(t *testing.T) {
+	s := newStand(t)
+	s.put(s.old())
+	for what, begin := range map[string]func() *os.File{
+		"new": func() *os.File {
+			f, err := s.incoming.Create(s.id())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return f
+		},
+		"spare": s.take,
+	} {
+		writer := begin()
+		if writer == nil {
+			t.Fatalf("%s: no file", what)
+		}
+		reader, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", writer.Fd()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer reader.Close()
+		if !IsBeingWritten(reader) {
+			t.Errorf("%s: nobody writes", what)
+		}
+		if err := writer.Close(); err != nil || IsBeingWritten(reader) {
+			t.Errorf("%s: somebody still writes; %v", what, err)
+		}
 	}
 }
 

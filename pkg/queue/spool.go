@@ -84,7 +84,7 @@ func (d *Directory) wrap(op, name string, err error) error {
 }
 
 // Create makes the file of a new message; it fails if there is one. As long as it is
-// open it is not taken for one that was given up.
+// open it is locked: see IsBeingWritten and IsAbandoned.
 func (d *Directory) Create(id queueid.ID) (*os.File, error) {
 	f, err := d.open(id, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL)
 	if err != nil {
@@ -96,13 +96,19 @@ func (d *Directory) Create(id queueid.ID) (*os.File, error) {
 	return f, nil
 }
 
-func lock(f *os.File) error {
+func lock(f *os.File) error { return flock(f, unix.LOCK_EX) }
+
+func flock(f *os.File, how int) error {
 	for {
-		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); !errors.Is(err, unix.EINTR) {
+		if err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB); !errors.Is(err, unix.EINTR) {
 			return err
 		}
 	}
 }
+
+// IsBeingWritten reports whether the writer of f has it open still. A file that is
+// complete may be one that it is about to give up, because it cannot be made durable.
+func IsBeingWritten(f *os.File) bool { return errors.Is(flock(f, unix.LOCK_SH), unix.EWOULDBLOCK) }
 
 // IsAbandoned reports whether f is incomplete and nobody is writing it any more. From
 // then on nobody can.
