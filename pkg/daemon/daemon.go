@@ -440,15 +440,22 @@ func (d *Daemon) addLoop(wake, loop func()) {
 func listen[C io.Closer](d *Daemon, listeners []activation.Listener, take func(net.Conn) (C, error), handle func(C)) {
 	for _, ln := range listeners {
 		d.addLoop(func() { _ = ln.SetDeadline(time.Unix(1, 0)) }, func() {
+			var waits net.Conn // for descriptors, as others do in the backlog
 			accept(d, func() (c C, err error) {
-				nc, err := ln.Accept()
+				if waits == nil {
+					waits, err = ln.Accept()
+				}
 				if err == nil {
-					if c, err = take(nc); err != nil {
-						_ = nc.Close() // it has been told nothing yet, and comes again
-					}
+					c, err = take(waits)
+				}
+				if err == nil {
+					waits = nil
 				}
 				return c, err
 			}, handle)
+			if waits != nil {
+				_ = waits.Close() // it has been told nothing yet, and comes again
+			}
 		})
 	}
 }

@@ -29,7 +29,9 @@ func TestNoDescriptors(t *testing.T) {
 		m.WaitFor("all to be short", time.Minute, func() bool {
 			return !slices.ContainsFunc(daemons, func(d string) bool { return l.said(d, "accept: .*too many open files") == 0 })
 		})
-		if r, err := m.TryInput([]byte("Subject: short\n\nx\n"), "sendmail", "alice@example.net"); err != nil || r.Code != 75 {
+		// A connection takes two, so that there may be one left, which is enough.
+		r, err := m.TryInput([]byte("Subject: short\n\nx\n"), "sendmail", "alice@example.net")
+		if err != nil || r.Code != 75 && r.Code != 0 {
 			t.Errorf("sendmail: %d %s, %v", r.Code, r.Stderr, err)
 		}
 		for _, d := range daemons {
@@ -42,6 +44,10 @@ func TestNoDescriptors(t *testing.T) {
 		m.Run("mailq")
 		lift()
 		l.flush()
+		arrived := m.Run("sh", "-c", "grep -rl 'Subject: short' /var/vmail | wc -l")
+		if want := map[int]string{0: "1", 75: "0"}[r.Code]; strings.TrimSpace(arrived) != want {
+			t.Errorf("sendmail: %d, and %s messages", r.Code, arrived)
+		}
 	})
 	unshaken(t, m)
 	for _, d := range []string{"smtpd", "cleanup", "qmgr", "smtp"} {
