@@ -338,3 +338,32 @@ func TestDeletedElsewhere(t *testing.T) {
 		w.m.stop()
 	})
 }
+
+// TestOwedNotification: a message of which nothing is left but a notification that cannot
+// be made is tried now and then, and not over and over.
+func TestOwedNotification(t *testing.T) {
+	in(t, "", func(w *world) {
+		var on atomic.Bool
+		var calls atomic.Int32
+		on.Store(true)
+		w.m.spool.disk = failing("fsync", &on, &calls)
+		w.answer = byLocal
+		id := w.put(queue.Incoming, 1, "no@x.example")
+		w.m.start()
+		w.wait(time.Second)
+		if w.where() != queue.Deferred {
+			t.Errorf("files are in %q", w.where())
+		}
+		if _, err := os.Stat(filepath.Join(w.base, queue.Deferred, dueBucket, id.String())); err == nil {
+			t.Error("it is due at once")
+		}
+		w.wait(time.Hour)
+		if n := calls.Load(); n < 20 || n > 100 {
+			t.Errorf("%d flushes in an hour", n)
+		}
+		on.Store(false)
+		w.wait(5 * time.Minute)
+		w.expect("", "failure no@x.example=5.1.1")
+		w.m.stop()
+	})
+}

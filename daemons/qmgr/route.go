@@ -209,6 +209,9 @@ func (m *manager) longestWait() time.Duration {
 func (m *manager) times(msg *message) (next time.Time, later []queue.Retry) {
 	now := m.now()
 	pending := msg.pending()
+	if len(pending) == 0 {
+		return now.Add(retryPause), nil // a notification is owed
+	}
 	at := func(i uint32) time.Time {
 		if t, ok := msg.next[i]; ok {
 			return t

@@ -62,6 +62,7 @@ func (s *sim) boot() {
 func (p *process) kill() {
 	if !p.gone {
 		p.gone = true
+		p.sim.died = time.Now() // which is noted later, where it was about to stop
 		close(p.dead)
 	}
 }

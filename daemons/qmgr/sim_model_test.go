@@ -94,13 +94,13 @@ func (a *account) forget() { a.spare, a.known = a.times, time.Time{} }
 // forgotten is called when a process has ended, with what is on disk. What is not
 // there is done again. That is allowed to what was in flight, to what the disk did not
 // take, and to what the power has taken away.
-func (a *account) forgotten(m *mail, how ending, recorded bool) bool {
+func (a *account) forgotten(s *sim, m *mail, how ending, recorded bool) bool {
 	if recorded || a.may() {
 		return true
 	}
 	known := a.known
 	a.forget()
-	return how == powerCut || m.failures > a.after || how == crash && known.Equal(time.Now())
+	return how == powerCut || m.failures > a.after || how == crash && known.Equal(s.died)
 }
 
 // failf notes that a promise has been broken.
@@ -398,11 +398,11 @@ func (s *sim) remembers(how ending) {
 				r.toldOK.forget()
 				return
 			}
-			if !r.delivered.forgotten(m, how, recorded) {
+			if !r.delivered.forgotten(s, m, how, recorded) {
 				s.failf("%s: delivered at %v, but that is not in the file", r.addr, r.delivered.known.Sub(s.began))
 			}
 			reported := state != nil && state.Reported
-			if !r.told.forgotten(m, how, reported) || !r.toldOK.forgotten(m, how, reported) {
+			if !r.told.forgotten(s, m, how, reported) || !r.toldOK.forgotten(s, m, how, reported) {
 				s.failf("%s: notified of, but that is not in the file", r.addr)
 			}
 			if r.told.times > 0 && (state == nil || state.Pending()) {

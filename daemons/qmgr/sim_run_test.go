@@ -27,6 +27,7 @@ type sim struct {
 	began  time.Time
 	proc   *process // nil: qmgr has gone away
 	away   time.Time
+	died   time.Time // when the last process crashed
 	disk   *simDisk
 	spares *queue.Spares // as cleanup sees them
 	luck   float64
