@@ -524,3 +524,31 @@ func TestTrust(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// TestCommitLetsGo: what is committed is qmgr's to take, though a process that is being
+// started has it open: qmgr would leave it until it looks by itself.
+func TestCommitLetsGo(t *testing.T) {
+	s := newSystem(t)
+	id := queueid.New(time.Now(), 1)
+	w, err := s.spool.create(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	copied, err := unix.Dup(int(w.(*os.File).Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(copied)
+	reader, err := os.Open(filepath.Join(s.incoming, id.String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	if !queue.IsBeingWritten(reader) {
+		t.Error("it is there before it is committed")
+	}
+	if err := errors.Join(s.spool.commit(w), w.Close()); err != nil || queue.IsBeingWritten(reader) {
+		t.Errorf("it is not there after it is committed; %v", err)
+	}
+}

@@ -22,7 +22,8 @@ import (
 type spool interface {
 	// create makes the file of a message; it fails if there is one.
 	create(id queueid.ID) (spoolFile, error)
-	// commit makes the data of f and its name durable. It is called once.
+	// commit makes the data of f and its name durable, and lets others have it. It is
+	// called once.
 	commit(f spoolFile) error
 	remove(id queueid.ID) error
 	// free returns how many octets may still be written.
@@ -75,7 +76,11 @@ func (s *diskSpool) commit(f spoolFile) error {
 	if !ok {
 		return fmt.Errorf("commit of a %T", f)
 	}
-	return s.committer.Commit(file, s.dir.File())
+	if err := s.committer.Commit(file, s.dir.File()); err != nil {
+		return err
+	}
+	_ = queue.LetGo(file) // where it cannot be, there is no lock
+	return nil
 }
 
 func (s *diskSpool) remove(id queueid.ID) error { return s.dir.Remove(id) }

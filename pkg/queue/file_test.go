@@ -368,7 +368,7 @@ func TestIncomplete(t *testing.T) {
 	}
 }
 
-// TestIsBeingWritten: from when a new message can be seen until its writer closes it.
+// TestIsBeingWritten: from when a new message can be seen until its writer lets go of it.
 func TestIsBeingWritten(t *testing.T) {
 	s := newStand(t)
 	s.put(s.old())
@@ -394,8 +394,16 @@ func TestIsBeingWritten(t *testing.T) {
 		if !IsBeingWritten(reader) {
 			t.Errorf("%s: nobody writes", what)
 		}
-		if err := writer.Close(); err != nil || IsBeingWritten(reader) {
+		// As a process has it that is being started.
+		copied, err := syscall.Dup(int(writer.Fd()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := LetGo(writer); err != nil || IsBeingWritten(reader) {
 			t.Errorf("%s: somebody still writes; %v", what, err)
+		}
+		if err := errors.Join(writer.Close(), syscall.Close(copied)); err != nil {
+			t.Error(err)
 		}
 	}
 }

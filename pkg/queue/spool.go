@@ -83,8 +83,8 @@ func (d *Directory) wrap(op, name string, err error) error {
 	return &fs.PathError{Op: op, Path: d.name + "/" + name, Err: err}
 }
 
-// Create makes the file of a new message; it fails if there is one. As long as it is
-// open it is locked: see IsBeingWritten and IsAbandoned.
+// Create makes the file of a new message; it fails if there is one. It is locked until
+// LetGo, or as long as it is open: see IsBeingWritten and IsAbandoned.
 func (d *Directory) Create(id queueid.ID) (*os.File, error) {
 	f, err := d.open(id, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL)
 	if err != nil {
@@ -106,7 +106,11 @@ func flock(f *os.File, how int) error {
 	}
 }
 
-// IsBeingWritten reports whether the writer of f has it open still. A file that is
+// LetGo says that f, which Create or Take has made, is a message now. To close it does
+// not: a process that is being started has it open, too, until its program begins.
+func LetGo(f *os.File) error { return flock(f, unix.LOCK_UN) }
+
+// IsBeingWritten reports whether the writer of f has not let go of it. A file that is
 // complete may be one that it is about to give up, because it cannot be made durable.
 func IsBeingWritten(f *os.File) bool { return errors.Is(flock(f, unix.LOCK_SH), unix.EWOULDBLOCK) }
 

@@ -7,7 +7,7 @@
 // looks every 20 microseconds whether the call has ended: two context switches
 // and several timers for each command, a quarter of the CPU that a message costs.
 // A system call that never waits needs none of it. Waiting is left to package
-// net, as are deadlines and closing.
+// net, as are deadlines and closing; for packets between daemons, to Unix.
 //
 // It is the one package with unsafe pointers: those of recvmsg(2) and sendmsg(2).
 package rawsock
@@ -23,7 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Socket is a connected socket of package net. One goroutine may send while
+// Socket is a connected socket of package net, or a Unix. One goroutine may send while
 // another receives.
 type Socket struct {
 	raw  syscall.RawConn

@@ -98,7 +98,7 @@ func (u *Unix) Write(f func(fd uintptr) (done bool)) error {
 		return os.ErrDeadlineExceeded
 	}
 	var wait error
-	err := u.raw.Control(func(fd uintptr) {
+	err := u.raw.Control(func(uintptr) {
 		if !f(uintptr(u.fd)) {
 			wait = u.waitForRoom(f)
 		}
@@ -116,6 +116,11 @@ func (u *Unix) waitForRoom(f func(fd uintptr) bool) error {
 		return err
 	}
 	defer out.Close() // it has no data
+	defer func() {
+		u.mu.Lock()
+		u.out = nil
+		u.mu.Unlock()
+	}()
 	u.mu.Lock()
 	if u.closed {
 		err = net.ErrClosed
@@ -126,11 +131,6 @@ func (u *Unix) waitForRoom(f func(fd uintptr) bool) error {
 	if err != nil {
 		return err
 	}
-	defer func() {
-		u.mu.Lock()
-		u.out = nil
-		u.mu.Unlock()
-	}()
 	raw, err := out.SyscallConn()
 	if err != nil {
 		return err
