@@ -322,10 +322,13 @@ func (p pipes) killed() {
 		p.Run("posthouse", "queue", "retry", "--all")
 	}
 	p.Script("touch /srv/list/go")
+	atKill := 0
 	p.WaitFor("all messages", 2*time.Minute, func() bool {
 		p.Run("posthouse", "queue", "retry", "--all")
-		if n := count(p.t, p.Machine, "/srv/list/new"); n > 0 && n < messages { // in the middle of it
+		// In the middle of it, and each time some have arrived: whoever is killed in step with his starts gets nothing done.
+		if n := count(p.t, p.Machine, "/srv/list/new"); n >= atKill+3 && n < messages {
 			p.Script("systemctl kill --kill-who=main -s KILL " + unit + " || true") // it may be about to start again
+			atKill = n
 		}
 		return p.Script("cd /var/spool/posthouse && for i in 1 2; do find deferred incoming active -type f ! -path '*/spare/*' || echo changes; done") == ""
 	})
