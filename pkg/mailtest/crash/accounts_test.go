@@ -250,11 +250,6 @@ func (w *world) messages(path, before, end string) (list [][]byte) {
 		w.fail("I1: %v", err)
 		return nil
 	}
-	if w.parts {
-		// Behind the last message: a later one has given the file its size, and nothing of
-		// it is there.
-		b = bytes.TrimRight(b, "\x00")
-	}
 	rest, ok := bytes.CutPrefix(b, []byte(before))
 	if !ok {
 		w.fail("I1: %s does not begin with what was there: %.500q", path, b)
@@ -274,6 +269,10 @@ func (w *world) messages(path, before, end string) (list [][]byte) {
 			continue
 		}
 		_, text, _ := bytes.Cut(piece, []byte("\n"))
+		if i := bytes.Index(text, []byte(lastWords+end)); w.parts && end != "" && i >= 0 {
+			// Behind its end may be the first letters of the next, and NULs for the rest.
+			text = text[:i+len(lastWords)+len(end)]
+		}
 		text, whole := bytes.CutSuffix(text, []byte(end))
 		switch whole = whole && bytes.HasSuffix(text, []byte(lastWords)); {
 		case whole:
