@@ -545,10 +545,14 @@ func TestCommitLetsGo(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer reader.Close()
-	if !queue.IsBeingWritten(reader) {
-		t.Error("it is there before it is committed")
+	if err := queue.NewWriter(w, fromNetwork(t, "a@example.org")).Finish(); err != nil {
+		t.Fatal(err)
 	}
-	if err := errors.Join(s.spool.commit(w), w.Close()); err != nil || queue.IsBeingWritten(reader) {
-		t.Errorf("it is not there after it is committed; %v", err)
+	if _, err := queue.ReadNew(reader); !errors.Is(err, queue.ErrIncomplete) {
+		t.Errorf("before it is committed: %v", err)
+	}
+	err = errors.Join(s.spool.commit(w), w.Close())
+	if _, notThere := queue.ReadNew(reader); err != nil || notThere != nil {
+		t.Errorf("after it is committed: %v, %v", err, notThere)
 	}
 }

@@ -304,7 +304,7 @@ func complete(d *queue.Directory, id queueid.ID) error {
 		return err
 	}
 	defer f.Close() // opened for reading
-	if queue.IsIncomplete(f) || queue.IsBeingWritten(f) {
+	if queue.IsIncomplete(f) {
 		return queue.ErrIncomplete
 	}
 	return nil // damaged perhaps, but finished

@@ -119,10 +119,11 @@ func (m *manager) read(msg *message) bool {
 	})
 	if err == nil {
 		defer f.Close() // opened for reading
-		if msg.from.queue == queue.Incoming && queue.IsBeingWritten(f) {
-			return false // a scan has found it; cleanup tells of it, or refuses and removes it
+		if msg.from.queue == queue.Incoming {
+			msg.q, err = queue.ReadNew(f) // a scan may find what cleanup still has
+		} else {
+			msg.q, err = queue.Read(f)
 		}
-		msg.q, err = queue.Read(f)
 	}
 	if came := msg.id.Time(); err == nil && !msg.before && (came.Before(m.started) || came.After(m.now())) {
 		err = msg.q.CheckContent(f) // the power may have gone since, and the clock be behind

@@ -176,6 +176,17 @@ type Message struct {
 // says what and where; ErrIncomplete is kept apart.
 func Read(f *os.File) (*Message, error) { return readFile(f, headTries) }
 
+// ReadNew is Read of a file that may be new. What its writer has not let go of is
+// incomplete, all of it though it may have: it may be about to be given up, because it
+// cannot be made durable.
+func ReadNew(f *os.File) (*Message, error) {
+	m, err := Read(f)
+	if !errors.Is(err, ErrIncomplete) && isBeingWritten(f) {
+		return nil, ErrIncomplete
+	}
+	return m, err
+}
+
 // ReadFinished is Read of a file of which nobody is writing the header: it does not
 // wait for the rest of that.
 func ReadFinished(f *os.File) (*Message, error) { return readFile(f, 1) }
@@ -304,12 +315,13 @@ func readHead(w *window, tries int) (header, error) {
 	}
 }
 
-// IsIncomplete reports whether f has nothing of a header, as long as it is written.
-// It does not wait for the rest of one that is there in part.
+// IsIncomplete reports whether f has nothing of a header, as long as it is written,
+// or its writer has not let go of it. It does not wait for the rest of a header that
+// is there in part.
 func IsIncomplete(f *os.File) bool {
 	var b [headerLen]byte
 	n, err := f.ReadAt(b[:], 0)
-	return (err == nil || errors.Is(err, io.EOF)) && (n < headerLen || b == [headerLen]byte{})
+	return (err == nil || errors.Is(err, io.EOF)) && (n < headerLen || b == [headerLen]byte{}) || isBeingWritten(f)
 }
 
 func (m *Message) readEnvelope(w *window, h header) error {

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -368,8 +370,8 @@ func TestIncomplete(t *testing.T) {
 	}
 }
 
-// TestIsBeingWritten: from when a new message can be seen until its writer lets go of it.
-func TestIsBeingWritten(t *testing.T) {
+// TestReadNew: a new message is there when its writer has let go of it.
+func TestReadNew(t *testing.T) {
 	s := newStand(t)
 	s.put(s.old())
 	for what, begin := range map[string]func() *os.File{
@@ -391,21 +393,64 @@ func TestIsBeingWritten(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer reader.Close()
-		if !IsBeingWritten(reader) {
-			t.Errorf("%s: nobody writes", what)
+		if err := NewWriter(writer, testEnvelope(t, 1)).Finish(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ReadNew(reader); !errors.Is(err, ErrIncomplete) || !IsIncomplete(reader) {
+			t.Errorf("%s: nobody writes: %v", what, err)
 		}
 		// As a process has it that is being started.
 		copied, err := syscall.Dup(int(writer.Fd()))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := LetGo(writer); err != nil || IsBeingWritten(reader) {
-			t.Errorf("%s: somebody still writes; %v", what, err)
+		err = LetGo(writer)
+		if _, notThere := ReadNew(reader); err != nil || notThere != nil || IsIncomplete(reader) {
+			t.Errorf("%s: somebody still writes: %v, %v", what, err, notThere)
 		}
 		if err := errors.Join(writer.Close(), syscall.Close(copied)); err != nil {
 			t.Error(err)
 		}
 	}
+}
+
+// TestCreateWhileRead: whoever looks at a message that has just appeared does not keep
+// its writer from locking it.
+func TestCreateWhileRead(t *testing.T) {
+	s := newStand(t)
+	var next atomic.Value // the ID of the message that is made at this moment
+	next.Store(s.id())
+	done := make(chan struct{})
+	var looking sync.WaitGroup
+	looking.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			f, err := s.incoming.Open(next.Load().(queueid.ID))
+			if err != nil {
+				continue
+			}
+			if _, err := ReadNew(f); !errors.Is(err, ErrIncomplete) || !IsIncomplete(f) {
+				t.Errorf("an empty file: %v", err)
+			}
+			_ = f.Close()
+		}
+	})
+	for range 500 {
+		id := s.id()
+		next.Store(id)
+		f, err := s.incoming.Create(id)
+		if err != nil {
+			t.Error(err)
+			break
+		}
+		_ = f.Close()
+	}
+	close(done)
+	looking.Wait()
 }
 
 // TestFlush: outcomes that a process before this one has written are written again,

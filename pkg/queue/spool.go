@@ -84,7 +84,7 @@ func (d *Directory) wrap(op, name string, err error) error {
 }
 
 // Create makes the file of a new message; it fails if there is one. It is locked until
-// LetGo, or as long as it is open: see IsBeingWritten and IsAbandoned.
+// LetGo, or as long as it is open: see ReadNew and IsAbandoned.
 func (d *Directory) Create(id queueid.ID) (*os.File, error) {
 	f, err := d.open(id, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL)
 	if err != nil {
@@ -110,9 +110,10 @@ func flock(f *os.File, how int) error {
 // not: a process that is being started has it open, too, until its program begins.
 func LetGo(f *os.File) error { return flock(f, unix.LOCK_UN) }
 
-// IsBeingWritten reports whether the writer of f has not let go of it. A file that is
-// complete may be one that it is about to give up, because it cannot be made durable.
-func IsBeingWritten(f *os.File) bool { return errors.Is(flock(f, unix.LOCK_SH), unix.EWOULDBLOCK) }
+// isBeingWritten reports whether the writer of f has not let go of it. It is for a file
+// that has its header: before, f may be a new one that Create is about to lock, and
+// could not while this looks.
+func isBeingWritten(f *os.File) bool { return errors.Is(flock(f, unix.LOCK_SH), unix.EWOULDBLOCK) }
 
 // IsAbandoned reports whether f is incomplete and nobody is writing it any more. From
 // then on nobody can.
