@@ -548,7 +548,7 @@ func TestCommitLetsGo(t *testing.T) {
 	if err := queue.NewWriter(w, fromNetwork(t, "a@example.org")).Finish(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := queue.ReadNew(reader); !errors.Is(err, queue.ErrIncomplete) {
+	if _, err := queue.ReadNew(reader); !errors.Is(err, queue.ErrLocked) {
 		t.Errorf("before it is committed: %v", err)
 	}
 	err = errors.Join(s.spool.commit(w), w.Close())

@@ -223,6 +223,32 @@ func TestUncommitted(t *testing.T) {
 	})
 }
 
+// TestLockedForAMoment: a message that is locked in the moment in which qmgr is told
+// of it is looked at again, though nobody tells of it another time.
+func TestLockedForAMoment(t *testing.T) {
+	in(t, "", func(w *world) {
+		id := w.put(queue.Incoming, 1, "a@x.example")
+		f, err := os.Open(filepath.Join(w.base, queue.Incoming, id.String()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+			t.Fatal(err)
+		}
+		w.m.start()
+		w.wait(time.Second)
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+		w.wait(2 * retryPause)
+		w.expect("")
+		if w.delivered["a@x.example"] != 1 {
+			t.Errorf("delivered %v", w.delivered)
+		}
+		w.m.stop()
+	})
+}
+
 // TestSaidLate: what the administrator says while a message is on its way out of
 // memory is done all the same.
 func TestSaidLate(t *testing.T) {

@@ -348,6 +348,11 @@ func (m *manager) postpone(msg *message, why error) {
 	if m.said.isNew(msg.id.String(), short(why)) {
 		m.log.Warn(msg.fields(), "%s: left alone for now: %v", msg.id, why)
 	}
+	m.lookAgain(msg)
+}
+
+// lookAgain has a message looked at again in a moment.
+func (m *manager) lookAgain(msg *message) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	msg.q, msg.postponed = nil, true

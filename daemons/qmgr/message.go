@@ -135,6 +135,10 @@ func (m *manager) read(msg *message) bool {
 	case errors.Is(err, queue.ErrIncomplete) && msg.from.queue == queue.Incoming:
 		m.clear(msg, f)
 		return false
+	case errors.Is(err, queue.ErrLocked):
+		// Its writer tells of it; or it is locked for a moment by who took it for a spare file, and has been told of.
+		m.lookAgain(msg)
+		return false
 	case err != nil && isDamage(err):
 		m.setAside(msg, err)
 		return false

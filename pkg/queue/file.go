@@ -38,6 +38,9 @@ const (
 // ErrIncomplete is returned for a file whose writer has not finished.
 var ErrIncomplete = errors.New("queue file is incomplete")
 
+// ErrLocked is returned by ReadNew.
+var ErrLocked = errors.New("queue file is locked by its writer")
+
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 type header struct {
@@ -176,13 +179,13 @@ type Message struct {
 // says what and where; ErrIncomplete is kept apart.
 func Read(f *os.File) (*Message, error) { return readFile(f, headTries) }
 
-// ReadNew is Read of a file that may be new. What its writer has not let go of is
-// incomplete, all of it though it may have: it may be about to be given up, because it
-// cannot be made durable.
+// ReadNew is Read of a file that may be new. Where its writer has not let go of it the
+// error is ErrLocked, complete though it may be: it may be about to be given up,
+// because it cannot be made durable.
 func ReadNew(f *os.File) (*Message, error) {
 	m, err := Read(f)
 	if !errors.Is(err, ErrIncomplete) && isBeingWritten(f) {
-		return nil, ErrIncomplete
+		return nil, ErrLocked
 	}
 	return m, err
 }

@@ -396,7 +396,7 @@ func TestReadNew(t *testing.T) {
 		if err := NewWriter(writer, testEnvelope(t, 1)).Finish(); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := ReadNew(reader); !errors.Is(err, ErrIncomplete) || !IsIncomplete(reader) {
+		if _, err := ReadNew(reader); !errors.Is(err, ErrLocked) || !IsIncomplete(reader) {
 			t.Errorf("%s: nobody writes: %v", what, err)
 		}
 		// As a process has it that is being started.

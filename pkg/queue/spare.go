@@ -31,7 +31,9 @@ const (
 // never reads the new one: a file is taken, and emptied, only if the kernel grants
 // a write lease, which it does only where nobody else has the file open (fcntl(2),
 // F_SETLEASE). Names are those of the old messages, so no two files ever have
-// one, and the rename decides who gets a file.
+// one. Of several that have opened a file, in one process or two, one gets it: who
+// has it locked, and finds it where it was. The others may have been late by so much
+// that it is a message already.
 //
 // After a power failure an old message may be where it was, or here, whole; that
 // is as if its file had been removed, or had not: a journal keeps the order of
@@ -104,7 +106,7 @@ func (s *Spares) Take(to *Directory, id queueid.ID) (*os.File, error) {
 		if err != nil {
 			continue // gone, or none of ours
 		}
-		if !errors.Is(lock(f), unix.EWOULDBLOCK) && empty(f) {
+		if s.empty(f, old) {
 			err = s.dir.moveNew(old, to, id)
 			if err == nil {
 				return f, nil
@@ -132,12 +134,17 @@ func (s *Spares) next() (id queueid.ID, ok bool) {
 	return id, true
 }
 
-// empty makes f empty, and its time now, or reports that it is not one to be
-// taken: open elsewhere, or not as queue files are.
-func empty(f *os.File) bool {
-	var st unix.Stat_t
+// empty locks f, opened by that name, makes it empty, and its time now, or reports
+// that it is not one to be taken: taken by somebody else, open elsewhere, or not as
+// queue files are.
+func (s *Spares) empty(f *os.File, name queueid.ID) bool {
+	var st, there unix.Stat_t
 	fd := int(f.Fd())
-	if unix.Fstat(fd, &st) != nil || st.Mode != unix.S_IFREG|FileMode || st.Nlink != 1 {
+	if lock(f) != nil || unix.Fstat(fd, &st) != nil || st.Mode != unix.S_IFREG|FileMode || st.Nlink != 1 {
+		return false
+	}
+	// Under the lock: who takes it moves it away before letting go.
+	if unix.Fstatat(int(s.dir.f.Fd()), name.String(), &there, unix.AT_SYMLINK_NOFOLLOW) != nil || there.Ino != st.Ino || there.Dev != st.Dev {
 		return false
 	}
 	if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETLEASE, unix.F_WRLCK); err != nil {

@@ -164,6 +164,37 @@ func TestSpareInUse(t *testing.T) {
 	}
 }
 
+// TestSpareLate: who has opened a spare file, and comes to it when it has become a
+// message by somebody else, leaves it as it is.
+func TestSpareLate(t *testing.T) {
+	s := newStand(t)
+	id := s.old()
+	s.put(id)
+	late, err := s.spares.dir.OpenWrite(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer late.Close()
+	// The other opens it, too, and so gets no lease while this one has it open. It may have had it before.
+	if err := s.spares.dir.moveNew(id, s.incoming, s.id()); err != nil {
+		t.Fatal(err)
+	}
+	if s.spares.empty(late, id) {
+		t.Error("it is taken")
+	}
+	s.put(s.old())
+	if err := os.Rename(filepath.Join(s.path(Spare), files(t, s.path(Spare))[0]), filepath.Join(s.path(Spare), id.String())); err != nil {
+		t.Fatal(err)
+	}
+	if s.spares.empty(late, id) {
+		t.Error("it is taken where another has its name")
+	}
+	b := make([]byte, 100)
+	if n, _ := late.ReadAt(b, 0); string(b[:n]) != secret {
+		t.Errorf("%q is left of it", b[:n])
+	}
+}
+
 // TestSpareOdd: what is not as queue files are is not taken, nor changed.
 func TestSpareOdd(t *testing.T) {
 	s := newStand(t)
