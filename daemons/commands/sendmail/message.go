@@ -47,6 +47,9 @@ func (in *input) next() ([]byte, error) {
 		if len(line) == 0 {
 			return nil, io.EOF
 		}
+		if last := len(line) - 1; errors.Is(err, bufio.ErrBufferFull) && line[last] == '\r' && in.r.UnreadByte() == nil {
+			line = line[:last] // the line may end here
+		}
 		begins := in.start
 		in.start = !errors.Is(err, bufio.ErrBufferFull)
 		text := bytes.TrimSuffix(line, []byte("\n"))

@@ -111,7 +111,7 @@ func (o *options) letter(c byte) error {
 		o.mode = nothingMode
 	case 'v':
 		o.verbose = true
-	case 'G', 'm', 'n', 's', 'U':
+	case 'G', 'c', 'm', 'n', 's', 'U', 'x':
 		// Nothing here depends on them.
 	default:
 		return fmt.Errorf("unknown option -%c", c)

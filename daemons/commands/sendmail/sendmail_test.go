@@ -115,6 +115,7 @@ func TestInput(t *testing.T) {
 		{in: "From x\n>From y\nSubject: z\n\nFrom me\n", want: "Subject: z\r\n\r\nFrom me\r\n"},
 		{in: "a\rb\n", want: "a b\r\n"},
 		{in: long + "\n.\n", want: long + "\r\n"},
+		{in: long[:32<<10-1] + "\r\nb\rc\n", want: long[:32<<10-1] + "\r\nb c\r\n"}, // the CR is the last one that is read
 		{in: "", want: ""},
 	} {
 		for _, r := range []io.Reader{strings.NewReader(tt.in), iotest.OneByteReader(strings.NewReader(tt.in))} {
