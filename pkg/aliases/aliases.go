@@ -7,7 +7,6 @@
 package aliases
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -90,7 +89,7 @@ func (t *Table) Lookup(name string) (targets []Target, found bool, err error) {
 
 func parseTable(path string, b []byte) (map[string][]Target, error) {
 	entries := make(map[string][]Target)
-	err := eachLine(path, b, func(text string) error {
+	err := eachLine(path, b, true, func(text string) error {
 		name, rest, err := splitName(text)
 		if err != nil {
 			return err
@@ -129,11 +128,11 @@ func splitName(s string) (name, rest string, err error) {
 	return m.Fold().Local(), s[end+1:], nil
 }
 
-// ParseList reads a file of targets, on as many lines as one likes. path is for
-// errors.
+// ParseList reads a file of targets, on as many lines as one likes, each by itself.
+// path is for errors.
 func ParseList(path string, b []byte) ([]Target, error) {
 	var all []Target
-	err := eachLine(path, b, func(text string) error {
+	err := eachLine(path, b, false, func(text string) error {
 		targets, err := parseTargets(text)
 		all = append(all, targets...)
 		return err
@@ -144,15 +143,12 @@ func ParseList(path string, b []byte) ([]Target, error) {
 	return all, nil
 }
 
-// eachLine calls each for every line that is neither empty nor a comment,
-// together with the lines that continue it: those that begin with white space.
-// Errors get file and line.
-func eachLine(path string, b []byte, each func(text string) error) error {
+// eachLine calls each for every line that is neither empty nor a comment, where
+// they are continued together with the lines that do: those that begin with white
+// space. Errors get file and line.
+func eachLine(path string, b []byte, continued bool, each func(text string) error) error {
 	bad := func(r rune) bool {
 		return r < ' ' && r != '\n' && r != '\t' && r != '\r' || r == 0x7f || r == utf8.RuneError
-	}
-	if i := bytes.IndexFunc(b, bad); i >= 0 {
-		return fmt.Errorf("%s:%d: control character or bad UTF-8", path, 1+bytes.Count(b[:i], []byte("\n")))
 	}
 	var entry strings.Builder
 	start, number := 0, 0
@@ -167,13 +163,16 @@ func eachLine(path string, b []byte, each func(text string) error) error {
 		}
 		return nil
 	}
-	for line := range strings.Lines(string(b)) {
+	for line := range strings.Lines(strings.TrimPrefix(string(b), byteOrderMark)) {
 		number++
 		trimmed := strings.TrimSpace(line)
 		if trimmed == "" || trimmed[0] == '#' {
 			continue
 		}
-		if entry.Len() > 0 && (line[0] == ' ' || line[0] == '\t') {
+		if strings.IndexFunc(line, bad) >= 0 {
+			return fmt.Errorf("%s:%d: control character or bad UTF-8", path, number)
+		}
+		if continued && entry.Len() > 0 && (line[0] == ' ' || line[0] == '\t') {
 			entry.WriteByte(' ')
 			entry.WriteString(trimmed)
 			continue
@@ -186,6 +185,9 @@ func eachLine(path string, b []byte, each func(text string) error) error {
 	}
 	return flush()
 }
+
+// byteOrderMark is what some editors begin a file with.
+const byteOrderMark = "\ufeff"
 
 // indexOutside returns where c is first in s outside of quotes, or -1.
 func indexOutside(s string, c byte) int {
