@@ -126,12 +126,20 @@ func (m *Maildir) deliver(path []string, head string, content io.Reader) (err er
 	if err != nil {
 		return err
 	}
-	if err := unix.Renameat2(int(tmp.Fd()), temp, int(fresh.Fd()), final, unix.RENAME_NOREPLACE); err != nil {
+	err = renameNew(int(tmp.Fd()), temp, int(fresh.Fd()), final, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EINVAL) {
+		// Not on each file system, as NFS. The name is one that no other file has.
+		err = unix.Renameat(int(tmp.Fd()), temp, int(fresh.Fd()), final)
+	}
+	if err != nil {
 		return fmt.Errorf("rename to new/%s: %w", final, err)
 	}
 	name, where = final, fresh
 	return m.sync.Commit(f, fresh)
 }
+
+// renameNew is a variable for tests.
+var renameNew = unix.Renameat2
 
 // finalName is unique without a look at the directory: no two files have the
 // same inode at the same time.

@@ -94,6 +94,19 @@ func TestDeliver(t *testing.T) {
 	}
 }
 
+// TestPlainRename: not each file system can be told not to replace a file.
+func TestPlainRename(t *testing.T) {
+	defer func(f func(int, string, int, string, uint) error) { renameNew = f }(renameNew)
+	renameNew = func(int, string, int, string, uint) error { return syscall.EINVAL }
+	base := t.TempDir()
+	if err := open(t, base, &syncer{}).Deliver(path, "", strings.NewReader("a\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	if list := files(t, base); len(list) != 1 || !strings.Contains(list[0], "/new/") {
+		t.Errorf("files %q", list)
+	}
+}
+
 func TestFailure(t *testing.T) {
 	for _, tt := range []struct {
 		at     int
