@@ -259,26 +259,26 @@ func TestCommands(t *testing.T) {
 // deliver becomes users: it has two capabilities, and sees their homes.
 func TestDeliver(t *testing.T) {
 	u := load(t, "service")["posthouse-deliver.service"]
-	u.want(t, "ExecStart=/usr/lib/posthouse/root/libexec/deliver", "Group=_ph-deliver", "ProtectHome=no",
+	u.want(t, "ExecStart=/usr/lib/posthouse/root/libexec/deliver", "Group=_ph-deliver", "ProtectHome=no", "OOMPolicy=continue", "MemoryMax=50%", "TasksMax=2048",
 		"CapabilityBoundingSet=CAP_SETUID CAP_SETGID", "AmbientCapabilities=CAP_SETUID CAP_SETGID")
 	if _, ok := u.get("PrivateUsers"); ok {
 		t.Errorf("%s: PrivateUsers= is set", u.name)
 	}
 	same(t, "ReadWritePaths", u.list("ReadWritePaths"), []string{"-/home", "-/var/mail", "-/var/spool/mail"})
-	same(t, "InaccessiblePaths", u.list("InaccessiblePaths"), []string{"/root", "-/var/vmail", "-/var/spool/posthouse", "-/var/log", "/run/posthouse/private"})
+	same(t, "InaccessiblePaths", u.list("InaccessiblePaths"), []string{"/root", "-/var/vmail", "-/var/spool/posthouse", "-/var/log", "/run/posthouse/private", "-/run/user", "-/run/dbus", "-/run/screen"})
 }
 
 // A command is one unprivileged user, whom a drop-in names: without a group of ours, which would stay.
 func TestPipe(t *testing.T) {
 	u := load(t, "service")["posthouse-pipe@.service"]
 	u.want(t, "ExecStart=/usr/lib/posthouse/root/libexec/pipe %i", "ProtectHome=yes", "CapabilityBoundingSet=", "AmbientCapabilities=",
-		"PrivateUsers=yes", "OOMPolicy=continue")
+		"PrivateUsers=yes", "OOMPolicy=continue", "MemoryMax=50%", "TasksMax=1024")
 	for _, key := range []string{"Group", "SupplementaryGroups", "ReadWritePaths"} {
 		if value, ok := u.get(key); ok {
 			t.Errorf("%s: %s=%s", u.name, key, value)
 		}
 	}
-	same(t, "InaccessiblePaths", u.list("InaccessiblePaths"), []string{"-/var/spool/posthouse", "-/var/log", "/run/posthouse/private"})
+	same(t, "InaccessiblePaths", u.list("InaccessiblePaths"), []string{"-/var/spool/posthouse", "-/var/log", "/run/posthouse/private", "-/run/user", "-/run/dbus", "-/run/screen"})
 }
 
 // same compares two lists as sets.

@@ -39,6 +39,7 @@ func TestDeliver(t *testing.T) {
 			a := accounts{m, t}
 			a.mailboxes()
 			a.commands()
+			a.greedy()
 			a.children()
 			a.threads()
 			a.stop()
@@ -139,7 +140,7 @@ func (a accounts) commands() {
 	}
 	for _, forbidden := range []string{
 		"touch /etc/new", "touch /usr/new", "touch /var/lib/new", "touch /run/new", "touch /home/bob/new", "cat /var/mail/bob", "ls /root",
-		"ls /var/spool/posthouse", "ls /run/posthouse/private", "ls /var/log", "cat /etc/shadow", "cat /proc/1/environ", "cat /proc/$PPID/environ", "ls /proc/$PPID/fd",
+		"ls /var/spool/posthouse", "ls /run/posthouse/private", "ls /run/user", "ls /run/dbus", "ls /var/log", "cat /etc/shadow", "cat /proc/1/environ", "cat /proc/$PPID/environ", "ls /proc/$PPID/fd",
 		"cp /bin/true mine && chmod 4755 mine", "unshare -U true", "perl -MSocket -e 'socket(S, AF_INET, SOCK_STREAM, 0) or exit 1'", "mount -t tmpfs x /tmp", "setpriv --clear-groups true", "touch given && chown bob given", "touch given && chgrp root given",
 	} {
 		if got := a.ask(1, 1, "command", "alice", forbidden); strings.HasPrefix(got, "2") {
@@ -154,6 +155,21 @@ func (a accounts) commands() {
 	a.wants("5.1.1", "command", "alice", "exit 67")
 	a.wants("5.3.0 command time limit exceeded", "command", "alice", "sleep 1000; true", "1")
 	a.wants("2.0.0", "command", "nobody", "test `id -un` = nobody && test `pwd` = /")
+}
+
+// greedy: a command that needs more memory than there is ends, and nothing else does.
+func (a accounts) greedy() {
+	a.t.Helper()
+	const unit = "posthouse-deliver.service"
+	a.wants("2.0.0", "command", "alice", "true")
+	a.Run("systemctl", "set-property", "--runtime", unit, "MemoryMax=200M", "MemorySwapMax=0")
+	pid := a.Run("systemctl", "show", "-P", "MainPID", unit)
+	a.wants("4.3.0 command died: signal: killed", "command", "alice", `exec perl -e '$x = "x" x (1 << 29)'`)
+	a.wants("2.0.0", "command", "bob", "true")
+	if now := a.Run("systemctl", "show", "-P", "MainPID", unit); now != pid {
+		a.t.Errorf("deliver was process %s, and is %s", pid, now)
+	}
+	a.Run("systemctl", "set-property", "--runtime", unit, "MemoryMax=50%")
 }
 
 // children: who a child is, cannot trace it, and can do no more to it than to have
