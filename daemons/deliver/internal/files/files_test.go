@@ -93,7 +93,7 @@ func TestForward(t *testing.T) {
 	if got := d.ask(r); got.Name != ".forward" || got.Forward != "bob\n" || !got.Found || got.Status.String() != "2.0.0" {
 		t.Errorf("%+v", got)
 	}
-	write(t, 0o644, "", u.Home, ".forward+x")
+	write(t, 0o664, "", u.Home, ".forward+x")
 	if got := d.ask(r); got.Name != ".forward+x" || got.Forward != "" || !got.Found {
 		t.Errorf("an empty one counts: %+v", got)
 	}
@@ -117,7 +117,6 @@ func TestForward(t *testing.T) {
 // What others may have written makes mail wait.
 func TestForwardOfOthers(t *testing.T) {
 	for what, plant := range map[string]func(home, file string) error{
-		"group":     func(_, f string) error { return os.Chmod(f, 0o620) },
 		"everybody": func(_, f string) error { return os.Chmod(f, 0o602) },
 		"home":      func(home, _ string) error { return os.Chmod(home, 0o703) },
 		"symlink":   func(_, f string) error { return errors.Join(os.Rename(f, f+"2"), os.Symlink(f+"2", f)) },

@@ -108,8 +108,8 @@ func (u *User) trusted(path string, st *unix.Stat_t) error {
 		why = "it is no regular file"
 	case st.Uid != u.UID && st.Uid != 0:
 		why = fmt.Sprintf("it belongs to user %d", st.Uid)
-	case st.Mode&0o022 != 0:
-		why = "its group, or everybody, may write to it"
+	case st.Mode&0o002 != 0: // a group of the user's own is usual, and whose it is cannot be told
+		why = "everybody may write to it"
 	}
 	if why != "" {
 		return dsn.Errorf("4.3.5", "%s is not read: %s", path, why)
