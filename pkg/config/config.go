@@ -139,7 +139,7 @@ type LimitsConfig struct {
 	Hops int `yaml:"hops" default:"50" min:"1" max:"1000"`
 
 	// How many addresses an alias may stand for.
-	Expansion int `yaml:"expansion" default:"1000" min:"1" max:"50000"`
+	Expansion int `yaml:"expansion" default:"50000" min:"1" max:"50000"`
 
 	// The space that must be free for the queue, in octets, besides one and a
 	// half times the largest message.
