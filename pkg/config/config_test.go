@@ -106,6 +106,24 @@ func TestLoad(t *testing.T) {
 	}
 }
 
+// TestCleanupClients: whoever fills smtpd does not fill cleanup, unless the
+// administrator has said so.
+func TestCleanupClients(t *testing.T) {
+	for text, want := range map[string]string{
+		"": "1200 100000",
+		"daemons: {smtpd: {max_clients: 3}, cleanup: {max_use: 5}}":     "703 5",
+		"daemons: {smtpd: {max_clients: 3}, cleanup: {max_clients: 7}}": "7 100000",
+	} {
+		c, err := Load(write(t, map[string]string{"posthouse.yaml": text}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l := c.Daemon("cleanup"); fmt.Sprint(l.MaxClients, " ", l.MaxUse) != want {
+			t.Errorf("%q: %+v, want %s", text, l, want)
+		}
+	}
+}
+
 // TestSubmission: port 587 has settings of its own, and whoever waits for messages
 // waits for those of either port.
 func TestSubmission(t *testing.T) {

@@ -503,6 +503,20 @@ func (l *loader) complete() {
 		c.Submission.Clients = c.Trusted
 		c.sources["submission.clients"] = "trusted"
 	}
+	if c.sources["daemons.cleanup.max_clients"] == "" {
+		// It is smtpd's client while a message comes in: who fills smtpd, and sends an octet a minute, must
+		// not keep out what comes from elsewhere.
+		d, ok := c.Daemons["cleanup"]
+		if !ok {
+			d = daemonDefaults("cleanup")
+		}
+		d.MaxClients += c.Daemon("smtpd").MaxClients + c.Daemon("submission").MaxClients
+		if c.Daemons == nil {
+			c.Daemons = make(map[string]DaemonLimits)
+		}
+		c.Daemons["cleanup"] = d
+		c.sources["daemons.cleanup.max_clients"] = "those of smtpd and submission, and some more"
+	}
 	if c.Queue.Retry.Min > c.Queue.Retry.Max {
 		l.errs = append(l.errs, fmt.Errorf("%s: queue.retry: min %s is more than max %s",
 			cmp.Or(c.sources["queue.retry.min"], c.sources["queue.retry.max"]), c.Queue.Retry.Min, c.Queue.Retry.Max))
