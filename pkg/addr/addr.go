@@ -125,6 +125,10 @@ func Parse(s string) (Mailbox, error) {
 	return m, nil
 }
 
+// Clone returns m with memory of its own: the parts of one that was read are parts
+// of what it was read from.
+func (m Mailbox) Clone() Mailbox { return Mailbox{strings.Clone(m.local), strings.Clone(m.domain)} }
+
 // ParsePath reads a path of MAIL or RCPT, brackets included, from the start of
 // s, and returns what follows it. A source route is dropped as RFC 5321,
 // appendix C allows; "<>" gives the null reverse-path.

@@ -105,10 +105,20 @@ func (e *engine) ehlo(args string) (bool, error) { return e.hello("EHLO", args) 
 // maxHelo bounds the name that a client gives: a domain, or an address literal.
 const maxHelo = 255
 
+// harmless makes a question mark of what would have another meaning in a Received
+// field: a comment, the end of one, another clause.
+func harmless(r rune) rune {
+	if strings.ContainsRune(`<>()\";@`, r) {
+		return '?'
+	}
+	return r
+}
+
 func (e *engine) hello(verb, name string) (bool, error) {
 	if name == "" || len(name) > maxHelo || dsn.CheckText(name) != nil || strings.ContainsAny(name, " \t") {
 		return e.no(501, "", "Syntax: "+verb+" hostname")
 	}
+	name = strings.Map(harmless, name)
 	if reply := e.policy.Helo(&e.session, name); reply != nil {
 		return false, e.reply(*reply)
 	}
@@ -286,7 +296,7 @@ func (e *engine) rcptTo(args string) (bool, error) {
 	if err != nil || to.IsNull() || to.Domain() == "" && !e.cfg.Local && !strings.EqualFold(to.Local(), "postmaster") {
 		return e.badPath("RCPT", args, Reply{501, "5.1.3", "Bad recipient address syntax"})
 	}
-	r := Rcpt{To: to}
+	r := Rcpt{To: to.Clone()} // its command may be a hundred times as long
 	if reply := parameters(params, func(key, value string) *Reply { return r.set(key, value, e.mail.SMTPUTF8) }); reply != nil {
 		return false, e.reply(*reply)
 	}
@@ -318,7 +328,7 @@ func (r *Rcpt) set(key, value string, utf8 bool) *Reply {
 	case "NOTIFY":
 		r.Notify, err = dsn.ParseNotify(value)
 	case "ORCPT":
-		r.ORCPT, err = dsn.ParseOriginalRecipient(value)
+		r.ORCPT, err = dsn.ParseOriginalRecipient(strings.Clone(value))
 		if err == nil && !utf8 && !isASCII(value) {
 			return badParameter(key)
 		}

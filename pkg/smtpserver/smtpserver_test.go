@@ -25,7 +25,12 @@ type recorder struct {
 }
 
 func (*recorder) Connect(*Session) *Reply      { return nil }
-func (*recorder) Helo(*Session, string) *Reply { return nil }
+func (*recorder) Helo(_ *Session, name string) *Reply {
+	if name == "a(b" {
+		return &Reply{550, "5.7.1", "not as it came"}
+	}
+	return nil
+}
 func (*recorder) Mail(_ *Session, m *Mail) *Reply {
 	if m.From.Local() == "bad" {
 		return &Reply{550, "5.7.1", "no\r\n250 injected"}
@@ -224,6 +229,7 @@ func TestDialogues(t *testing.T) {
 		{"header", "EHLO c\r\n|MAIL FROM:<a@b>\r\nSubject: x\r\nNOOP\r\n", "220 250 250 221", ""},
 		{"TLS", "\x16\x03\x01\x02\r\nNOOP\r\n", "220 221", ""},
 		{"harmless", "NOOP\r\nHELP\r\nVRFY x\r\nVRFY\r\nRSET x\r\nQUIT x\r\n", "220 250 214 252 501 501 501", ""},
+		{"a comment for a name", "EHLO a(b\r\n|MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n|||x\r\n.\r\n", "220 250 250 250 354 250", "<a@b> c@d\nx\r\n"},
 		{"HELO syntax", "HELO\r\nHELO a b\r\nEHLO a\x00b\r\n", "220 501 501 501", ""},
 		{"bare LF command", "NOOP\n", "220 521", ""},
 		{"long command", "NOOP " + strings.Repeat("x", 20000) + "\r\nNOOP\r\n", "220 500 250", ""},
