@@ -17,6 +17,8 @@ const (
 	maxReplyLine  = 2048
 	maxReplyLines = 100
 	maxReplySize  = 64 << 10
+
+	maxText = 1000 // what is kept of it, for each recipient
 )
 
 // Reply is a server's reply (RFC 5321, section 4.2).
@@ -123,8 +125,8 @@ func (r *Reply) Status() dsn.Status {
 	return dsn.MustParse("4.5.0")
 }
 
-// String returns the reply as one line. An enhanced status code that every line
-// repeats is shown once.
+// String returns the reply as one line, cut where it is very long. An enhanced status
+// code that every line repeats is shown once.
 func (r *Reply) String() string {
 	parts := make([]string, 0, len(r.Lines)+1)
 	parts = append(parts, fmt.Sprintf("%03d", r.Code), r.Lines[0])
@@ -135,7 +137,11 @@ func (r *Reply) String() string {
 		}
 		parts = append(parts, line)
 	}
-	return strings.TrimRight(strings.Join(parts, " "), " ")
+	s := strings.Join(parts, " ")
+	if len(s) > maxText {
+		s = strings.ToValidUTF8(strings.Clone(s[:maxText]), "")
+	}
+	return strings.TrimRight(s, " ")
 }
 
 func (r *Reply) positive() bool { return r.Code/100 == 2 }

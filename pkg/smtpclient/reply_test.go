@@ -35,6 +35,8 @@ func TestReply(t *testing.T) {
 		"354 2.0.0 go\r\n":            {"354 2.0.0 go", "4.5.0"},
 		"550 \x1b[31mred\x00\xff\r\n": {"550 ?[31mred??", "5.0.0"},
 		"250 a\rb\r\n":                {"250 a?b", "2.0.0"},
+		"550-" + strings.Repeat("x", 900) + "\r\n550 5.0.0 " + strings.Repeat("y", 900) + "\r\n": {
+			"550 " + strings.Repeat("x", 900) + " 5.0.0 " + strings.Repeat("y", maxText-911), "5.0.0"},
 	} {
 		r, rest, err := parseReply(in)
 		if err != nil || rest != "" || r.String() != want.text || r.Status().String() != want.status {
