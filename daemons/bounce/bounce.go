@@ -100,9 +100,11 @@ func (s *service) notify(ctx context.Context, r *bounce.Request, file *os.File) 
 		return queueid.ID{}, nil
 	}
 	id, err := s.send(ctx, rep)
-	if refused(err) {
-		rep.limit = -1 // it may be too large
-		id, err = s.send(ctx, rep)
+	for _, smaller := range []func(){func() { rep.limit = -1 }, rep.shorten} { // it may be too large
+		if refused(err) {
+			smaller()
+			id, err = s.send(ctx, rep)
+		}
 	}
 	if refused(err) {
 		// It would be so for ever: the sender's address is one to which nothing can be sent.
@@ -178,6 +180,22 @@ func (r *report) filter(event dsn.Notify) {
 		}
 	}
 	r.Recipients = keep
+}
+
+// shorten leaves the beginning of what was said of each recipient.
+func (r *report) shorten() {
+	for i := range r.Recipients {
+		rcpt := &r.Recipients[i]
+		rcpt.Text, rcpt.Diagnostic = beginning(rcpt.Text), beginning(rcpt.Diagnostic)
+	}
+}
+
+func beginning(s string) string {
+	const most = 100
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "..."
 }
 
 func (r *report) envelope() *envelope.Envelope {

@@ -196,6 +196,16 @@ func TestSubmitFails(t *testing.T) {
 	if _, err := newService(q, "").notify(t.Context(), r, f); err != nil || q.envelope == nil || q.envelope.Recipients[0].Address != r.Envelope.Sender {
 		t.Errorf("with the header alone: %v", err)
 	}
+	r.Recipients[0].Text, r.Recipients[0].Diagnostic = "host said: "+strings.Repeat("no ", 300), "550 "+strings.Repeat("no ", 300)
+	q.refuse = func(_ addr.Mailbox, content []byte) error {
+		if bytes.Count(content, []byte("no ")) > 200 {
+			return dsn.Errorf("5.3.4", "too large")
+		}
+		return nil
+	}
+	if _, err := newService(q, "").notify(t.Context(), r, f); err != nil || !bytes.Contains(q.content, []byte("no ...")) {
+		t.Errorf("with less of what was said: %v", err)
+	}
 }
 
 // TestLanguage: what a host says in another language makes no 8-bit text where
