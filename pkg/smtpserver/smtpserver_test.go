@@ -24,7 +24,7 @@ type recorder struct {
 	refused []string
 }
 
-func (*recorder) Connect(*Session) *Reply      { return nil }
+func (*recorder) Connect(*Session) *Reply { return nil }
 func (*recorder) Helo(_ *Session, name string) *Reply {
 	if name == "a(b" {
 		return &Reply{550, "5.7.1", "not as it came"}
