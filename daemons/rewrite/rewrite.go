@@ -50,6 +50,7 @@ type rules struct {
 	aliases    aliasTable
 	transports lookupTable
 	people     peopleTable
+	lost       func(table string) error // says that there is no such table
 
 	maxExpansion int // addresses that one address may stand for
 	maxNesting   int
@@ -164,7 +165,8 @@ func (r *rules) verify(m addr.Mailbox) rewrite.Answer {
 	return a
 }
 
-// exists says whether there is a recipient, aliases apart.
+// exists says whether there is a recipient, aliases apart. A table that has gone may
+// be on its way back: who is in it is not known.
 func (r *rules) exists(m addr.Mailbox, class rewrite.Class) *dsn.Error {
 	switch class {
 	case rewrite.ClassVirtual:
@@ -176,8 +178,14 @@ func (r *rules) exists(m addr.Mailbox, class rewrite.Class) *dsn.Error {
 				return nil
 			}
 		}
+		if err := r.lost(usersTable); err != nil {
+			return unsure(err)
+		}
 		return dsn.Errorf("5.1.1", "User unknown in virtual mailbox table")
 	case rewrite.ClassAlias:
+		if err := r.lost(aliasesTable); err != nil {
+			return unsure(err)
+		}
 		return dsn.Errorf("5.1.1", "User unknown in virtual alias table")
 	case rewrite.ClassRelay:
 		table := r.relay[strings.ToLower(m.Domain())].recipients

@@ -17,6 +17,12 @@ import (
 )
 
 // service answers with the rules of the configuration that is in force.
+// Tables that decide whether there is a recipient.
+const (
+	usersTable   = "users"
+	aliasesTable = "virtual_aliases"
+)
+
 type service struct {
 	config func() *config.Config
 	dir    string // of the tables
@@ -36,8 +42,8 @@ type service struct {
 func newService(cfg func() *config.Config, dir string, warn func(error)) *service {
 	return &service{
 		config: cfg, dir: dir, warn: warn,
-		users:      users.NewTable(filepath.Join(dir, "users"), warn),
-		aliases:    table.NewAliases(filepath.Join(dir, "virtual_aliases"), warn),
+		users:      users.NewTable(filepath.Join(dir, usersTable), warn),
+		aliases:    table.NewAliases(filepath.Join(dir, aliasesTable), warn),
 		transports: table.NewText(filepath.Join(dir, "transport"), warn),
 		people:     newPeople(warn),
 		others:     make(map[string]lookupTable),
@@ -61,7 +67,7 @@ func (s *service) compile(c *config.Config) *rules {
 		local: set(c.Domains.Local), alias: set(c.Domains.Alias), virtual: make(map[string]bool), relay: make(map[string]relayDomain),
 		defaultRoute: parseRoute(c.Routes.Default), virtualRoute: parseRoute(c.Routes.Virtual), localRoute: parseRoute(c.Routes.Local),
 		luser: c.Local.LuserRelay != "",
-		users: s.users, aliases: s.aliases, transports: s.transports, people: s.people,
+		users: s.users, aliases: s.aliases, transports: s.transports, people: s.people, lost: s.lost,
 		maxExpansion: c.Limits.Expansion, maxNesting: maxNesting,
 	}
 	if c.Local.MailboxTransport != "" {
@@ -110,6 +116,11 @@ func (t relayRecipients) Lookup(key string) (string, bool, error) {
 		return "", false, err
 	}
 	return t.lookupTable.Lookup(key)
+}
+
+func (s *service) lost(name string) error {
+	_, err := os.Stat(filepath.Join(s.dir, name))
+	return err
 }
 
 func set(list []string) map[string]bool {

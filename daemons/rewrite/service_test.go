@@ -22,7 +22,7 @@ func TestService(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	write("posthouse.yaml", "hostname: mail.example.org\norigin: example.org\ndomains: {virtual: {virtual.example: {}}, relay: {relay.example: {recipients: relays, to: 'smtp:[h]:26'}}}\n")
+	write("posthouse.yaml", "hostname: mail.example.org\norigin: example.org\ndomains: {virtual: {virtual.example: {}}, alias: [alias.example], relay: {relay.example: {recipients: relays, to: 'smtp:[h]:26'}}}\n")
 	write("tables/users", "user@virtual.example:{PLAIN}x:1:1::/h::\n")
 	write("tables/virtual_aliases", "info@virtual.example: user@virtual.example\n")
 	write("tables/transport", "special.example discard:\n")
@@ -43,6 +43,23 @@ func TestService(t *testing.T) {
 	}
 	if a := ask(rewrite.Verify, "nobody@virtual.example"); a.Err == nil || a.Err.Status.String() != "5.1.1" {
 		t.Errorf("%+v", a)
+	}
+	for table, address := range map[string]string{"users": "nobody@virtual.example", "virtual_aliases": "nobody@alias.example"} {
+		for _, op := range []rewrite.Op{rewrite.Verify, rewrite.Resolve} {
+			if a := ask(op, address); a.Err == nil || a.Err.Status.String() != "5.1.1" {
+				t.Errorf("%s: %+v", address, a)
+			}
+			path := filepath.Join(config.TablesDir(dir), table)
+			if err := os.Rename(path, path+".away"); err != nil {
+				t.Fatal(err)
+			}
+			if a := ask(op, address); a.Err == nil || a.Err.Status.String() != "4.3.0" {
+				t.Errorf("%s while there is no %s: %+v", address, table, a)
+			}
+			if err := os.Rename(path+".away", path); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 	if a := ask(rewrite.Expand, "info@virtual.example"); len(a.Addresses) != 1 || a.Addresses[0].String() != "user@virtual.example" {
 		t.Errorf("%+v", a)
