@@ -88,8 +88,8 @@ func testRules() *rules {
 		},
 		transports: fakeTable{"special.example": "lmtp:unix:/run/x", ".sub.example": "error:5.7.1 not here", "hop.example": ":[192.0.2.9]", "user@who.example": "virtual:",
 			"gone@open.example": "error:5.7.1 gone", "moved@open.example": "error:", "later@open.example": "error:4.2.1 later", "unsure@open.example": "!"},
-		people:       fakePeople{"postmaster": recipient.Alias, "bob": recipient.Account, "x": recipient.Account},
-		lost: func(string) error { return nil }, maxExpansion: 100, maxNesting: 20,
+		people: fakePeople{"postmaster": recipient.Alias, "bob": recipient.Account, "x": recipient.Account},
+		lost:   func(string) error { return nil }, maxExpansion: 100, maxNesting: 20,
 	}
 }
 
