@@ -41,6 +41,12 @@ func isAskedBeyond(bucket string) bool {
 	return err == nil && !isAsked(bucket) && t.Unix()%int64(queue.BucketTime/time.Second) == beyondMarkAsked
 }
 
+// isBeyond reports whether a bucket is one for what is beyond.
+func isBeyond(bucket string) bool {
+	t, err := queue.BucketDue(bucket)
+	return err == nil && !isAsked(bucket) && t.Unix()%int64(queue.BucketTime/time.Second) == beyondMark || isAskedBeyond(bucket)
+}
+
 // key stands for the mail of p in the index. No domain has a space.
 func (p party) key() key { return keyOf(p.sender + " " + p.Transport + " " + p.Nexthop) }
 

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	"posthouse/pkg/agent"
@@ -86,19 +88,31 @@ func (m *manager) write(msg *message) error {
 // Where the disk does not let it, it tries again later; until then the message
 // stays in memory.
 func (m *manager) complete(msg *message) {
-	done := m.conclude(msg)
 	m.mu.Lock()
-	msg.stuck = !done
+	msg.stuck = false
 	m.mu.Unlock()
-	if done {
-		return
+	if m.conclude(msg) {
+		return // and it may be somebody else's by now
 	}
+	m.mu.Lock()
+	msg.stuck = true
+	m.mu.Unlock()
 	time.AfterFunc(retryPause, func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		if !m.stopping {
 			m.wg.Go(func() { m.complete(msg) })
 		}
+	})
+}
+
+// completeApart is complete for who reads messages: others are not to wait for a
+// notification to be made.
+func (m *manager) completeApart(msg *message) {
+	m.wg.Go(func() {
+		m.ends <- struct{}{}
+		defer func() { <-m.ends }()
+		m.complete(msg)
 	})
 }
 
@@ -110,7 +124,7 @@ func (m *manager) conclude(msg *message) bool {
 		return m.removed(msg, m.spool.remove(m.spool.active, msg.id), "removed by the administrator")
 	}
 	if want != wantHold {
-		if pending := msg.pending(); want == wantDelivery && len(pending) > 0 && m.expired(msg) {
+		if pending := msg.pending(); want == wantDelivery && len(pending) > 0 && m.expired(msg) && !m.isUntried(msg) {
 			m.expire(msg, pending)
 		}
 		m.report(msg, bounce.Failure)
@@ -136,15 +150,40 @@ func (m *manager) wishFor(msg *message) wish {
 
 // removed ends the life of a message whose file has been removed, if it has.
 func (m *manager) removed(msg *message, err error, how string) bool {
-	if err != nil {
+	if err == nil {
+		m.log.Info(msg.fields(), "%s: %s", msg.id, how)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err != nil && !m.hasGone(msg, err) {
 		m.log.Error(msg.fields(), "%s: %v", msg.id, err)
 		return false
 	}
-	m.log.Info(msg.fields(), "%s: %s", msg.id, how)
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	if err == nil {
+		m.forget(msg)
+	}
+	return true
+}
+
+// hasGone ends the life of a message whose file somebody has taken away, if err is for
+// want of it. m.mu is held.
+func (m *manager) hasGone(msg *message, err error) bool {
+	if !errors.Is(err, fs.ErrNotExist) || !m.spool.active.Lacks(msg.id) {
+		return false
+	}
+	m.log.Error(msg.fields(), "%s: has gone from %s: %v", msg.id, queue.Active, err)
 	m.forget(msg)
 	return true
+}
+
+// staysActive says that a message could not be put away, or reports that there is none
+// any more. m.mu is held.
+func (m *manager) staysActive(msg *message, err error) bool {
+	if m.hasGone(msg, err) {
+		return true
+	}
+	m.log.Error(msg.fields(), "%s: stays in %s: %v", msg.id, queue.Active, err)
+	return false
 }
 
 func (m *manager) expires(msg *message) time.Time {
@@ -154,6 +193,12 @@ func (m *manager) expires(msg *message) time.Time {
 		lifetime = min(lifetime, time.Duration(q.BounceLifetime))
 	}
 	return msg.q.Envelope.Arrival.Add(lifetime)
+}
+
+// isUntried reports whether msg was too old already when it came to be active, and has only
+// been found to have to wait for others: before it is returned it is to be tried once.
+func (m *manager) isUntried(msg *message) bool {
+	return msg.crowded != party{} && len(msg.next) == 0 && !isBeyond(msg.from.bucket) && !m.expires(msg).After(msg.active)
 }
 
 func (m *manager) expired(msg *message) bool { return !m.now().Before(m.expires(msg)) }
@@ -292,12 +337,11 @@ func (m *manager) file(msg *message, want wish) bool {
 		}
 	}
 	msg.file.Unlock()
-	if err != nil {
-		m.log.Error(msg.fields(), "%s: stays in %s: %v", msg.id, queue.Active, err)
-		return false
-	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if err != nil {
+		return m.staysActive(msg, err)
+	}
 	if msg.want != want {
 		m.wg.Go(func() { m.complete(msg) }) // the administrator has spoken meanwhile
 		return true
@@ -314,8 +358,7 @@ func (m *manager) file(msg *message, want wish) bool {
 		err = m.fileIn(bucket, msg.id, keys)
 	}
 	if err != nil {
-		m.log.Error(msg.fields(), "%s: stays in %s: %v", msg.id, queue.Active, err)
-		return false
+		return m.staysActive(msg, err)
 	}
 	switch want {
 	case wantHold:

@@ -146,27 +146,38 @@ func (m *manager) stillDue(msg *message) (list []queue.Retry) {
 }
 
 // letIn has messages come back for which there is room again. It is called with
-// everything that ends, and looks at a few crowds in turn: there may be many. If
+// everything that ends, looks at the crowds of which it was first, whose place is
+// theirs, and then at a few in turn: there may be many. If
 // nothing is active any more the first has room. m.mu is held.
-func (m *manager) letIn() {
-	q := &m.config().Queue
+func (m *manager) letIn(ended ...party) {
+	for _, p := range ended {
+		if c := m.crowds[p]; c != nil {
+			m.visit(c)
+		}
+	}
 	for range min(visits, len(m.crowdTurn)) {
 		c := m.crowdTurn[0]
 		m.crowdTurn = m.crowdTurn[1:]
-		for len(c.waiting) > 0 && c.on < maxComing && m.loads[c.party]+c.on < m.share(c.party) &&
-			len(m.known)-m.outside < q.ActiveMessages && m.recipients < q.ActiveRecipients {
-			msg := c.waiting[0]
-			c.waiting[0] = nil
-			c.waiting = c.waiting[1:]
-			m.comeBack(msg)
-		}
-		m.takeBeyond(c)
+		m.visit(c)
 		if len(c.waiting) == 0 && c.on == 0 && len(c.beyond) == 0 && !c.taking {
 			delete(m.crowds, c.party)
 		} else {
 			m.crowdTurn = append(m.crowdTurn, c)
 		}
 	}
+}
+
+// visit has messages of a crowd come back for which there is room. m.mu is held.
+func (m *manager) visit(c *crowd) {
+	q := &m.config().Queue
+	for len(c.waiting) > 0 && c.on < maxComing && m.loads[c.party]+c.on < m.share(c.party) &&
+		len(m.known)-m.outside < q.ActiveMessages && m.recipients < q.ActiveRecipients {
+		msg := c.waiting[0]
+		c.waiting[0] = nil
+		c.waiting = c.waiting[1:]
+		m.comeBack(msg)
+	}
+	m.takeBeyond(c)
 }
 
 // comeBack has a message read again that is waiting outside. m.mu is held.

@@ -3,6 +3,7 @@ package main
 import (
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"posthouse/pkg/queue"
@@ -111,8 +112,9 @@ func (m *manager) takeBucket(name string) {
 	if left {
 		return
 	}
-	m.each(place{queue.Deferred, name})
-	m.waitForLoads()
+	var moving sync.WaitGroup
+	m.each(place{queue.Deferred, name}, &moving)
+	moving.Wait()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"posthouse/daemons/qmgr/internal/schedule"
@@ -104,11 +105,28 @@ func (m *manager) deliver(e *entry) {
 	m.mu.Lock()
 	dead := m.sched.Done(m.now(), e.destination, a.signal, a.reason)
 	m.mu.Unlock()
+	m.dispatch() // what follows may have to wait for a notification to be made
 	m.record(e, a.results, a.own)
-	for _, other := range dead {
-		m.record(other, other.all(suspended(a.reason)), true)
-	}
+	m.suspend(dead, a.reason)
 	m.dispatch()
+}
+
+// suspend notes of many entries that they are not tried for now, several at a time.
+func (m *manager) suspend(entries []*entry, reason *dsn.Error) {
+	next := make(chan *entry)
+	var wg sync.WaitGroup
+	for range min(len(entries), loaders) {
+		wg.Go(func() {
+			for e := range next {
+				m.record(e, e.all(suspended(reason)), true)
+			}
+		})
+	}
+	for _, e := range entries {
+		next <- e
+	}
+	close(next)
+	wg.Wait()
 }
 
 func (m *manager) try(e *entry) attempt {
@@ -174,20 +192,20 @@ func (m *manager) record(e *entry, results []queue.IndexedResult, own bool) {
 		m.burden(party{Destination: e.destination}, -len(e.rcpts))
 	}
 	m.refill(e.message)
-	m.letIn()
+	m.letIn(party{Destination: e.destination})
 	m.mu.Unlock()
-	m.end(e.message)
+	if m.isLast(e.message) {
+		m.complete(e.message)
+	}
 }
 
-// end notes the end of an entry; the last one of a message completes it.
-func (m *manager) end(msg *message) {
+// isLast notes the end of an entry, and reports whether it was the last one of its
+// message, which is to be completed then.
+func (m *manager) isLast(msg *message) bool {
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	msg.left--
-	done := msg.left == 0
-	m.mu.Unlock()
-	if done {
-		m.complete(msg)
-	}
+	return msg.left == 0
 }
 
 // plan notes when recipients are tried again. msg.file is held.

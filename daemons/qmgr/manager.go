@@ -92,6 +92,7 @@ type manager struct {
 	kick2  chan struct{}
 	kick3  chan struct{}
 	slots  chan struct{} // loaders
+	ends   chan struct{} // see completeApart
 	wg     sync.WaitGroup
 
 	mu         sync.Mutex // guards what follows
@@ -125,7 +126,7 @@ type manager struct {
 func newManager(cfg func() *config.Config, log *maillog.Logger, sp *spool) *manager {
 	m := &manager{
 		config: cfg, log: log, spool: sp, now: time.Now, random: rand.Float64, hold: func() func() { return func() {} },
-		kick: make(chan struct{}, 1), kick2: make(chan struct{}, 1), kick3: make(chan struct{}, 1), slots: make(chan struct{}, loaders),
+		kick: make(chan struct{}, 1), kick2: make(chan struct{}, 1), kick3: make(chan struct{}, 1), slots: make(chan struct{}, loaders), ends: make(chan struct{}, loaders),
 		agents: make(map[string]deliverer), known: make(map[queueid.ID]*message),
 		loads: make(map[party]int), crowds: make(map[party]*crowd),
 		later: make(map[queueid.ID]place), buckets: make(map[string]time.Time), refilled: make(map[string]bool), scan: true,
@@ -258,7 +259,7 @@ func (m *manager) settle() {
 // new does not wait for it.
 func (m *manager) feedLeft() {
 	for {
-		done := m.each(place{queue: queue.Active})
+		done := m.each(place{queue: queue.Active}, nil)
 		m.mu.Lock()
 		if done = done || m.stopping; done {
 			m.feeding &^= leftFeeder
@@ -300,9 +301,9 @@ func (m *manager) feedFresh() {
 		}
 		m.mu.Unlock()
 		for _, l := range list {
-			m.admit(l.place, l.id)
+			m.admit(l.place, l.id, nil)
 		}
-		if scan && !m.each(place{queue: queue.Incoming}) {
+		if scan && !m.each(place{queue: queue.Incoming}, nil) {
 			m.scanAgain()
 		}
 		m.mu.Lock()
@@ -384,20 +385,11 @@ func oldestFirst(messages map[queueid.ID]place) (list []located) {
 
 func compareIDs(a, b queueid.ID) int { return cmp.Compare(a.String(), b.String()) }
 
-// waitForLoads waits until the messages that were admitted have been moved.
-func (m *manager) waitForLoads() {
-	for range loaders {
-		m.slots <- struct{}{}
-	}
-	for range loaders {
-		<-m.slots
-	}
-}
-
-// each admits every message at p. It reports false where it could not look.
-func (m *manager) each(p place) bool {
+// each admits every message at p. It reports false where it could not look. moving
+// may be nil; else it waits for them to be elsewhere.
+func (m *manager) each(p place, moving *sync.WaitGroup) bool {
 	err := m.spool.names(p, func(_ *queue.Directory, id queueid.ID) error {
-		if !m.admit(p, id) {
+		if !m.admit(p, id, moving) {
 			return errStopping
 		}
 		return nil
@@ -415,7 +407,7 @@ func (m *manager) each(p place) bool {
 // admit has a message loaded when there is room. It reports false when the
 // daemon is about to end. Deferred mail leaves a quarter of the room to what is
 // new.
-func (m *manager) admit(p place, id queueid.ID) bool {
+func (m *manager) admit(p place, id queueid.ID, moving *sync.WaitGroup) bool {
 	limits := &m.config().Queue
 	m.mu.Lock()
 	for !m.stopping && (len(m.known)-m.outside >= limits.ActiveMessages || m.recipients >= limits.ActiveRecipients ||
@@ -430,7 +422,10 @@ func (m *manager) admit(p place, id queueid.ID) bool {
 		m.mu.Unlock()
 		return !stopping
 	}
-	msg := &message{id: id, from: p}
+	msg := &message{id: id, from: p, moving: moving}
+	if moving != nil {
+		moving.Add(1)
+	}
 	m.known[id] = msg
 	if msg.deferred = p.queue == queue.Deferred; msg.deferred {
 		m.deferred++
@@ -492,6 +487,6 @@ func (m *manager) forget(msg *message) {
 		m.deferred--
 	}
 	m.settle()
-	m.letIn()
+	m.letIn(msg.sender)
 	m.room.Broadcast()
 }

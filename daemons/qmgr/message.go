@@ -51,6 +51,8 @@ type message struct {
 	crowded   party // who has more than its share, and more of it here
 	outside   party // for whom it waits outside of memory, or has waited
 	coming    bool  // it has come back from there, or is about to
+
+	moving *sync.WaitGroup // of who waits until it has left its bucket; or nil
 }
 
 // wish is what the administrator wants done with a message that is active, as
@@ -78,7 +80,12 @@ func (msg *message) fields() maillog.Fields { return maillog.Fields{"QUEUE_ID": 
 // load moves a message into active/, reads it, and schedules its deliveries.
 func (m *manager) load(msg *message) {
 	msg.postponed = false
-	if !m.read(msg) {
+	is := m.read(msg)
+	if msg.moving != nil {
+		msg.moving.Done()
+		msg.moving = nil
+	}
+	if !is {
 		m.notLoaded(msg)
 		return
 	}
@@ -103,7 +110,7 @@ func (m *manager) load(msg *message) {
 	m.burden(msg.sender, msg.counted)
 	m.mu.Unlock()
 	if crowded {
-		m.complete(msg)
+		m.completeApart(msg)
 		return
 	}
 	m.route(msg)

@@ -70,8 +70,8 @@ func (m *manager) readOn(msg *message) {
 		more = !end && msg.open <= piece/2
 		msg.reading = more
 		m.mu.Unlock()
-		if end {
-			m.end(msg)
+		if end && m.isLast(msg) {
+			m.completeApart(msg)
 		}
 		m.dispatch()
 	}

@@ -198,6 +198,12 @@ func (d *Directory) Has(id queueid.ID) bool {
 	return unix.Fstatat(int(d.f.Fd()), id.String(), &st, unix.AT_SYMLINK_NOFOLLOW) == nil
 }
 
+// Lacks reports whether there certainly is no message of that name.
+func (d *Directory) Lacks(id queueid.ID) bool {
+	var st unix.Stat_t
+	return errors.Is(unix.Fstatat(int(d.f.Fd()), id.String(), &st, unix.AT_SYMLINK_NOFOLLOW), unix.ENOENT)
+}
+
 // Move makes the message appear in another directory; it is one system call.
 func (d *Directory) Move(id queueid.ID, to *Directory) error {
 	err := unix.Renameat(int(d.f.Fd()), id.String(), int(to.f.Fd()), id.String())
