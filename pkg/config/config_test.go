@@ -106,20 +106,25 @@ func TestLoad(t *testing.T) {
 	}
 }
 
-// TestCleanupClients: whoever fills smtpd does not fill cleanup, unless the
-// administrator has said so.
-func TestCleanupClients(t *testing.T) {
+// TestClients: whoever fills smtpd does not fill cleanup, and each delivery finds room,
+// unless the administrator has said how many there may be.
+func TestClients(t *testing.T) {
 	for text, want := range map[string]string{
-		"": "1200 100000",
-		"daemons: {smtpd: {max_clients: 3}, cleanup: {max_use: 5}}":     "703 5",
-		"daemons: {smtpd: {max_clients: 3}, cleanup: {max_clients: 7}}": "7 100000",
+		"": "cleanup 1200, smtp 300, virtual 200, local 200, deliver 200, pipe 200",
+		"daemons: {smtpd: {max_clients: 3}, cleanup: {max_use: 5}}\n" +
+			"transports: {relay: {deliveries: 7}, local: {deliveries: 300}, pipe-x: {deliveries: 400}}\npipes: {x: {command: [/bin/x]}}\n": "cleanup 703, smtp 207, virtual 200, local 300, deliver 300, pipe 400",
+		"daemons: {smtpd: {max_clients: 3}, cleanup: {max_clients: 7}, smtp: {max_clients: 8}}": "cleanup 7, smtp 8, virtual 200, local 200, deliver 200, pipe 200",
 	} {
 		c, err := Load(write(t, map[string]string{"posthouse.yaml": text}))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if l := c.Daemon("cleanup"); fmt.Sprint(l.MaxClients, " ", l.MaxUse) != want {
-			t.Errorf("%q: %+v, want %s", text, l, want)
+		var got []string
+		for _, name := range []string{"cleanup", "smtp", "virtual", "local", "deliver", "pipe"} {
+			got = append(got, fmt.Sprint(name, " ", c.Daemon(name).MaxClients))
+		}
+		if s := strings.Join(got, ", "); s != want {
+			t.Errorf("%q: %s, want %s", text, s, want)
 		}
 	}
 }

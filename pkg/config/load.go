@@ -503,20 +503,7 @@ func (l *loader) complete() {
 		c.Submission.Clients = c.Trusted
 		c.sources["submission.clients"] = "trusted"
 	}
-	if c.sources["daemons.cleanup.max_clients"] == "" {
-		// It is smtpd's client while a message comes in: who fills smtpd, and sends an octet a minute, must
-		// not keep out what comes from elsewhere.
-		d, ok := c.Daemons["cleanup"]
-		if !ok {
-			d = daemonDefaults("cleanup")
-		}
-		d.MaxClients += c.Daemon("smtpd").MaxClients + c.Daemon("submission").MaxClients
-		if c.Daemons == nil {
-			c.Daemons = make(map[string]DaemonLimits)
-		}
-		c.Daemons["cleanup"] = d
-		c.sources["daemons.cleanup.max_clients"] = "those of smtpd and submission, and some more"
-	}
+	l.clients()
 	if c.Queue.Retry.Min > c.Queue.Retry.Max {
 		l.errs = append(l.errs, fmt.Errorf("%s: queue.retry: min %s is more than max %s",
 			cmp.Or(c.sources["queue.retry.min"], c.sources["queue.retry.max"]), c.Queue.Retry.Min, c.Queue.Retry.Max))
@@ -528,6 +515,41 @@ func (l *loader) complete() {
 	}
 	l.checkDomains()
 	l.checkPipes()
+}
+
+// clients gives daemons room for as many clients as others may be at once, unless the
+// administrator has said how many: who does not fit waits until it is given up.
+func (l *loader) clients() {
+	c := l.config
+	deliveries := func(transport string) int { return c.Transport(transport).Deliveries }
+	need := map[string]int{
+		// smtpd is its client while a message comes in: who fills smtpd, and sends an octet a minute, must not keep out
+		// what comes from elsewhere.
+		"cleanup": daemonDefaults("cleanup").MaxClients + c.Daemon("smtpd").MaxClients + c.Daemon("submission").MaxClients,
+		"smtp":    deliveries("smtp") + deliveries("lmtp") + deliveries("relay"),
+		"virtual": deliveries("virtual"),
+		"local":   deliveries("local"),
+		"deliver": deliveries("local"),
+	}
+	for name := range c.Pipes {
+		need["pipe"] = max(need["pipe"], deliveries("pipe-"+name))
+	}
+	for name, n := range need {
+		path := "daemons." + name + ".max_clients"
+		d, ok := c.Daemons[name]
+		if !ok {
+			d = daemonDefaults(name)
+		}
+		if c.sources[path] != "" || d.MaxClients >= n {
+			continue
+		}
+		d.MaxClients = n
+		if c.Daemons == nil {
+			c.Daemons = make(map[string]DaemonLimits)
+		}
+		c.Daemons[name] = d
+		c.sources[path] = "as many as its clients may be"
+	}
 }
 
 func (c *Config) handled(domain string) bool {
