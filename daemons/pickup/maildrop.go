@@ -32,8 +32,10 @@ type drops struct {
 	lastWait time.Duration
 	// taken are messages that are in the queue, but could not be removed.
 	taken map[string]bool
-	held  func() // releases the hold; nil: there is none
-	said  string // the last trouble with the directory
+	// told are those that were refused for good, and could not be set aside.
+	told map[string]bool
+	held func() // releases the hold; nil: there is none
+	said string // the last trouble with the directory
 }
 
 const (
@@ -51,7 +53,7 @@ const (
 )
 
 func newDrops(s *service, path string) *drops {
-	return &drops{service: s, path: path, wake: make(chan struct{}, 1), lastWait: lastWait, taken: make(map[string]bool)}
+	return &drops{service: s, path: path, wake: make(chan struct{}, 1), lastWait: lastWait, taken: make(map[string]bool), told: make(map[string]bool)}
 }
 
 // look has run look once more.
@@ -107,12 +109,13 @@ func (d *drops) last() {
 // all takes what is there. Where something is left the daemon stays: nobody else
 // would start it for that.
 func (d *drops) all(ctx context.Context) {
-	left := false
+	left, failed := false, make(map[string]bool)
 	for more := true; more && !d.ending(); {
 		var err error
-		more, left, err = d.pass(ctx)
+		more, left, err = d.pass(ctx, failed)
 		d.trouble(err)
 	}
+	left = left || len(failed) > 0
 	if !left && d.held != nil {
 		d.held()
 		d.held = nil
@@ -132,15 +135,16 @@ func (d *drops) trouble(err error) {
 	d.said = said
 }
 
-// pass takes the messages of one look: more says that there are others that it has
-// not tried, left that some could not be taken now.
-func (d *drops) pass(ctx context.Context) (more, left bool, err error) {
+// pass takes the messages of one look, and adds to failed those that could not be taken
+// now: they are passed over then. more says that there are others, left that none can be
+// taken now.
+func (d *drops) pass(ctx context.Context, failed map[string]bool) (more, left bool, err error) {
 	dir, err := maildrop.OpenDirectory(d.path)
 	if err != nil {
 		return false, false, err
 	}
 	defer dir.Close() // opened for reading
-	users, more, err := list(dir)
+	users, more, err := list(dir, failed)
 	if err != nil {
 		return false, false, err
 	}
@@ -152,7 +156,8 @@ func (d *drops) pass(ctx context.Context) (more, left bool, err error) {
 			if d.ending() {
 				return false, true, nil
 			}
-			err := d.one(ctx, dir, names[0])
+			name := names[0]
+			err := d.one(ctx, dir, name)
 			if users[uid] = names[1:]; len(names) == 1 {
 				delete(users, uid)
 			}
@@ -160,17 +165,22 @@ func (d *drops) pass(ctx context.Context) (more, left bool, err error) {
 			if errors.As(err, &off) {
 				return false, true, nil // nor will the others be taken
 			}
-			left = left || err != nil
+			if err != nil {
+				failed[name] = true
+			}
 		}
 	}
-	return more && !left, left, nil // what could not be taken is not tried again at once
+	return more, false, nil
 }
 
-// list reads the names of messages, by owner.
-func list(dir *maildrop.Directory) (users map[uint32][]string, more bool, err error) {
+// list reads the names of messages, by owner, without those that have failed.
+func list(dir *maildrop.Directory, failed map[string]bool) (users map[uint32][]string, more bool, err error) {
 	users = make(map[uint32][]string)
 	all := 0
 	err = dir.List(func(name string, uid uint32) bool {
+		if failed[name] {
+			return true
+		}
 		if len(users[uid]) >= perUserLook {
 			more = true
 			return true
@@ -223,10 +233,17 @@ func (d *drops) one(ctx context.Context, dir *maildrop.Directory, name string) e
 	if verdict.Status.Class() != dsn.Permanent {
 		return verdict
 	}
-	if err := d.tell(ctx, f, verdict); err != nil {
-		return err
+	if !d.told[name] { // once, though it may not be possible to set it aside
+		if err := d.tell(ctx, f, verdict); err != nil {
+			return err
+		}
+		d.told[name] = true
 	}
-	return d.setAside(dir, name, verdict)
+	err = d.setAside(dir, name, verdict)
+	if err == nil {
+		delete(d.told, name)
+	}
+	return err
 }
 
 // submit puts the message into the queue, and says at which point it could not.

@@ -238,6 +238,43 @@ func TestDroppedMany(t *testing.T) {
 	}
 }
 
+// TestDroppedStays: what cannot be taken now keeps nothing else waiting.
+func TestDroppedStays(t *testing.T) {
+	const stay, many = perUserLook + 5, 2 * perUserLook
+	d := newTestDrops(t, &testCleanup{busyFor: "busy"})
+	go func() {
+		for range stay + many {
+			if e := <-d.cleanup.opened; e.Sender.Local() != "busy" {
+				<-d.cleanup.content
+			}
+		}
+	}()
+	for range stay {
+		e := submission(t)
+		e.Sender = mbox(t, "busy@example.org")
+		d.drop(t, e, "x\r\n")
+	}
+	for range many {
+		d.drop(t, submission(t), "x\r\n")
+	}
+	d.all(t.Context())
+	if left := strings.Fields(d.left(t)); len(left) != stay {
+		t.Errorf("%d are left, not %d", len(left), stay)
+	}
+}
+
+// TestDroppedTold: whose message is refused and cannot be set aside hears of it once.
+func TestDroppedTold(t *testing.T) {
+	d := newTestDrops(t, &testCleanup{})
+	d.size = func() int64 { return 1 }
+	path := d.drop(t, submission(t), "x\r\n")
+	d.told[filepath.Base(path)] = true
+	d.all(t.Context())
+	if d.left(t) != "aside" || len(d.cleanup.content) != 0 || len(d.told) != 0 {
+		t.Errorf("%q is left, %d told, %v", d.left(t), len(d.cleanup.content), d.told)
+	}
+}
+
 // TestDroppedRemove: a message that is in the queue and cannot be removed is not
 // submitted again.
 func TestDroppedRemove(t *testing.T) {

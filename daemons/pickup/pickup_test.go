@@ -52,6 +52,7 @@ func (l *testLog) String() string {
 // further than the opening of a message before the gate opens.
 type testCleanup struct {
 	begin, end *dsn.Error // refusals
+	busyFor    string     // a sender, without his domain, whose mail is refused for now
 	opened     chan *envelope.Envelope
 	gate       chan struct{}
 	content    chan string // of messages that came to their end
@@ -68,6 +69,9 @@ func (q *testCleanup) handle(c *ipc.Conn, msg []byte, _ *os.File) error {
 	q.opened <- r.Envelope
 	if q.gate != nil {
 		<-q.gate
+	}
+	if r.Envelope.Sender.Local() == q.busyFor && q.busyFor != "" {
+		return reply(c, cleanup.Reply{Err: dsn.Errorf("4.3.0", "busy")})
 	}
 	if q.begin != nil {
 		return reply(c, cleanup.Reply{Err: q.begin})
