@@ -26,8 +26,9 @@ type people struct {
 	warn func(error)
 	now  func() time.Time
 
-	mu    sync.Mutex
-	known map[string]remembered
+	mu     sync.Mutex
+	known  map[string]remembered
+	silent time.Time // until then local, which took all its time, is not asked
 }
 
 type remembered struct {
@@ -42,7 +43,12 @@ const (
 	nobodyTime = 3 * time.Second
 	// askTimeout bounds a question; smtpd waits for a minute.
 	askTimeout = 15 * time.Second
+	// silentTime is for how long a local that does not answer is not asked again: a
+	// message may have a thousand recipients there.
+	silentTime = 5 * time.Second
 )
+
+var errNoAnswer = errors.New("no answer from local")
 
 func newPeople(warn func(error)) *people {
 	return &people{ask: recipient.NewClient(recipient.Path).Ask, warn: warn, now: time.Now, known: make(map[string]remembered)}
@@ -53,10 +59,14 @@ func (p *people) Lookup(local string) (recipient.Outcome, error) {
 	key := strings.ToLower(local)
 	p.mu.Lock()
 	r, ok := p.known[key]
+	silent := p.silent
 	p.mu.Unlock()
 	now := p.now()
-	if ok && now.Before(r.until) {
+	switch {
+	case ok && now.Before(r.until):
 		return r.outcome, nil
+	case now.Before(silent):
+		return recipient.Unknown, errNoAnswer
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
 	defer cancel()
@@ -67,7 +77,12 @@ func (p *people) Lookup(local string) (recipient.Outcome, error) {
 		return recipient.Unknown, errors.New("local is switched off: enable posthouse-local.socket")
 	case err != nil:
 		p.warn(fmt.Errorf("is there a user %s: %w", local, err))
-		return recipient.Unknown, errors.New("no answer from local")
+		if ctx.Err() != nil {
+			p.mu.Lock()
+			p.silent = p.now().Add(silentTime)
+			p.mu.Unlock()
+		}
+		return recipient.Unknown, errNoAnswer
 	case outcomes[0] == recipient.Unknown:
 		return recipient.Unknown, errors.New("local cannot look up users")
 	}

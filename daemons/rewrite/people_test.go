@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"posthouse/pkg/ipc"
@@ -61,6 +62,33 @@ func TestLocalUsers(t *testing.T) {
 	if a, b := r.verify(mailbox(t, "nosuch@example.org")), r.resolve(mailbox(t, "nosuch@example.org")); a.Err != nil || a.Unverified || b.Transport != "lmtp" {
 		t.Errorf("%+v, %+v", a, b)
 	}
+}
+
+// TestSilentLocal: a message to many does not wait for local as many times, and local is
+// asked again soon.
+func TestSilentLocal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeople(func(error) {})
+		asked := 0
+		p.ask = func(ctx context.Context, _ []string) ([]recipient.Outcome, error) {
+			asked++
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		begun := time.Now()
+		for i := range 1000 {
+			if o, err := p.Lookup(fmt.Sprint(i)); o != recipient.Unknown || err == nil {
+				t.Fatalf("%v, %v", o, err)
+			}
+		}
+		if took := time.Since(begun); asked != 1 || took != askTimeout {
+			t.Errorf("asked %d times in %v", asked, took)
+		}
+		time.Sleep(silentTime)
+		if _, err := p.Lookup("x"); err == nil || asked != 2 {
+			t.Errorf("asked %d times; %v", asked, err)
+		}
+	})
 }
 
 // TestPeople: what local says is remembered, not for long, and not what it does
