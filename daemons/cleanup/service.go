@@ -40,9 +40,13 @@ type service struct {
 	ids idSource
 }
 
-// margin is how much longer than smtpd, whose session timeout bounds it, cleanup
-// waits for a message to come to its end. That a client is gone it sees at once.
-const margin = time.Minute
+// margin is how much longer than its client, whose timeout bounds it, cleanup waits for a
+// message to come to its end: smtpd, or pickup for a program of this machine. That a
+// client is gone it sees at once.
+const (
+	margin       = time.Minute
+	localSession = time.Hour
+)
 
 var past = time.Unix(1, 0)
 
@@ -94,7 +98,7 @@ func reply(c *ipc.Conn, r cleanup.Reply) error {
 
 // receive takes the content up to its end.
 func (s *service) receive(ctx context.Context, c *ipc.Conn, t *transaction) error {
-	if err := c.SetReadDeadline(time.Now().Add(t.cfg.LongestSession() + margin)); err != nil {
+	if err := c.SetReadDeadline(time.Now().Add(max(t.cfg.LongestSession(), localSession) + margin)); err != nil {
 		return err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(past) })
