@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"posthouse/pkg/dsn"
 	"posthouse/pkg/ipc"
 	"posthouse/pkg/maillog"
 	"posthouse/pkg/protocol/queuectl"
@@ -58,6 +59,10 @@ func (m *manager) control(r queuectl.Request) queuectl.Reply {
 	}
 	m.dispatch()
 	reply := queuectl.Reply{Done: o.done}
+	if o.cut {
+		reply.Err = dsn.Errorf("4.3.2", "the queue manager is going down, and has not looked at all messages")
+		return reply
+	}
 	for _, id := range r.IDs {
 		if o.left[id] {
 			delete(o.left, id)
@@ -73,6 +78,7 @@ type operation struct {
 	op   queuectl.Op
 	left map[queueid.ID]bool // those that have not been found; nil: it is for all
 	done uint32              // messages
+	cut  bool                // the daemon has to go, and the disk has not been looked through
 }
 
 // all carries it out with every message for which it makes sense. What has moved
@@ -102,7 +108,7 @@ func (o *operation) these(ids []queueid.ID, buckets []int64) {
 	o.memory()
 	o.seen(ids, buckets)
 	for range rounds {
-		if o.memory(); len(o.left) == 0 {
+		if o.memory(); len(o.left) == 0 || o.cut {
 			return
 		}
 		o.disk()
@@ -138,7 +144,7 @@ func (o *operation) pick(p place, d *queue.Directory, ids []queueid.ID) {
 
 // look comes after a look at p, which has ended with err.
 func (o *operation) look(p place, err error) {
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errStopping) {
 		o.log.Warn(nil, "%v", err)
 	}
 	if p.queue == queue.Deferred {
@@ -221,11 +227,17 @@ func (o *operation) disk() {
 			continue
 		}
 		o.look(p, o.spool.names(p, func(d *queue.Directory, id queueid.ID) error {
+			if o.cut = o.ending(); o.cut {
+				return errStopping
+			}
 			if o.left == nil || o.left[id] {
 				o.at(p, d, id)
 			}
 			return nil
 		}))
+		if o.cut {
+			return
+		}
 	}
 }
 

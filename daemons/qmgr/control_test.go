@@ -249,6 +249,23 @@ func TestLockedForAMoment(t *testing.T) {
 	})
 }
 
+// TestCommandCut: a command that takes long does not keep the daemon from going, and says
+// how far it has come.
+func TestCommandCut(t *testing.T) {
+	in(t, "", func(w *world) {
+		for i := range uint32(10) {
+			w.put(queue.Hold, i+1, "a@x.example")
+		}
+		looked := 0
+		w.m.ending = func() bool { looked++; return looked > 4 }
+		w.m.start()
+		if reply := w.m.control(queuectl.Request{Op: queuectl.Release, All: true}); reply.Done != 4 || reply.Err == nil {
+			t.Errorf("%+v", reply)
+		}
+		w.m.stop()
+	})
+}
+
 // TestSaidLate: what the administrator says while a message is on its way out of
 // memory is done all the same.
 func TestSaidLate(t *testing.T) {

@@ -59,6 +59,7 @@ func setup(d *daemon.Daemon) error {
 	asker := rewrite.NewClient(rewrite.Path)
 	m := newManager(d.Config, d.Log, sp)
 	m.rewrite, m.bounce, m.hold = asker, bounce.NewClient(bounce.Path), d.Hold
+	m.ending = func() bool { return d.Stopping().Err() != nil }
 	m.agent = func(name string) deliverer { return delivery.NewClient(delivery.Path(name)) }
 	go asker.Wake(context.WithoutCancel(d.Context()))
 	m.start()

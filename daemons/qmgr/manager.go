@@ -79,6 +79,7 @@ type manager struct {
 	bounce  notifier
 	agent   func(name string) deliverer
 	hold    func() (release func())
+	ending  func() bool // the daemon is to go: no command goes on
 	now     func() time.Time
 	random  func() float64 // from 0 to 1
 	started time.Time
@@ -125,7 +126,7 @@ type manager struct {
 
 func newManager(cfg func() *config.Config, log *maillog.Logger, sp *spool) *manager {
 	m := &manager{
-		config: cfg, log: log, spool: sp, now: time.Now, random: rand.Float64, hold: func() func() { return func() {} },
+		config: cfg, log: log, spool: sp, now: time.Now, random: rand.Float64, hold: func() func() { return func() {} }, ending: func() bool { return false },
 		kick: make(chan struct{}, 1), kick2: make(chan struct{}, 1), kick3: make(chan struct{}, 1), slots: make(chan struct{}, loaders), ends: make(chan struct{}, loaders),
 		agents: make(map[string]deliverer), known: make(map[queueid.ID]*message),
 		loads: make(map[party]int), crowds: make(map[party]*crowd),
