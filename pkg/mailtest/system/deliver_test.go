@@ -39,7 +39,6 @@ func TestDeliver(t *testing.T) {
 			a := accounts{m, t}
 			a.mailboxes()
 			a.commands()
-			a.greedy()
 			a.children()
 			a.threads()
 			a.stop()
@@ -155,21 +154,6 @@ func (a accounts) commands() {
 	a.wants("5.1.1", "command", "alice", "exit 67")
 	a.wants("5.3.0 command time limit exceeded", "command", "alice", "sleep 1000; true", "1")
 	a.wants("2.0.0", "command", "nobody", "test `id -un` = nobody && test `pwd` = /")
-}
-
-// greedy: a command that needs more memory than there is ends, and nothing else does.
-func (a accounts) greedy() {
-	a.t.Helper()
-	const unit = "posthouse-deliver.service"
-	a.wants("2.0.0", "command", "alice", "true")
-	a.Run("systemctl", "set-property", "--runtime", unit, "MemoryMax=200M", "MemorySwapMax=0")
-	pid := a.Run("systemctl", "show", "-P", "MainPID", unit)
-	a.wants("4.3.0 command died: signal: killed", "command", "alice", `exec perl -e '$x = "x" x (1 << 29)'`)
-	a.wants("2.0.0", "command", "bob", "true")
-	if now := a.Run("systemctl", "show", "-P", "MainPID", unit); now != pid {
-		a.t.Errorf("deliver was process %s, and is %s", pid, now)
-	}
-	a.Run("systemctl", "set-property", "--runtime", unit, "MemoryMax=50%")
 }
 
 // children: who a child is, cannot trace it, and can do no more to it than to have
