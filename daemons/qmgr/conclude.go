@@ -106,14 +106,24 @@ func (m *manager) complete(msg *message) {
 	})
 }
 
-// completeApart is complete for who reads messages: others are not to wait for a
+// completeLoad is complete for who reads messages: the next one is not to wait for a
 // notification to be made.
-func (m *manager) completeApart(msg *message) {
-	m.wg.Go(func() {
-		m.ends <- struct{}{}
-		defer func() { <-m.ends }()
+func (m *manager) completeLoad(msg *message) {
+	if !m.mayNotify(msg) {
 		m.complete(msg)
-	})
+		return
+	}
+	m.wg.Go(func() { m.complete(msg) })
+}
+
+// mayNotify reports whether somebody is to be told of msg now.
+func (m *manager) mayNotify(msg *message) bool {
+	for i := range msg.q.Recipients {
+		if msg.wants(uint32(i), &msg.q.Recipients[i]) != 0 {
+			return true
+		}
+	}
+	return m.expired(msg) || m.isLate(msg)
 }
 
 // conclude takes the last step with a message and ends its life in memory, or
@@ -247,6 +257,9 @@ func (m *manager) report(msg *message, kind bounce.Kind) {
 // says is on disk before: nobody is delivered to after having been reported as
 // failed.
 func (m *manager) notify(msg *message, kind bounce.Kind, rcpts []uint32) error {
+	m.dispatch() // it may take long, and a delivery has ended
+	m.notice <- struct{}{}
+	defer func() { <-m.notice }()
 	msg.file.Lock()
 	defer msg.file.Unlock()
 	err := m.write(msg)
@@ -279,10 +292,15 @@ func (m *manager) notify(msg *message, kind bounce.Kind, rcpts []uint32) error {
 	return nil
 }
 
+// isLate reports whether the sender is to hear that a message is still on its way.
+func (m *manager) isLate(msg *message) bool {
+	after := time.Duration(m.config().Queue.DelayWarning)
+	return after != 0 && !msg.q.Schedule.Warned && !msg.q.Envelope.Sender.IsNull() && m.now().Sub(msg.q.Envelope.Arrival) >= after
+}
+
 // warn tells the sender, once, that a message is still on its way.
 func (m *manager) warn(msg *message) {
-	after := time.Duration(m.config().Queue.DelayWarning)
-	if after == 0 || msg.q.Schedule.Warned || msg.q.Envelope.Sender.IsNull() || m.now().Sub(msg.q.Envelope.Arrival) < after {
+	if !m.isLate(msg) {
 		return
 	}
 	var list []uint32

@@ -105,7 +105,6 @@ func (m *manager) deliver(e *entry) {
 	m.mu.Lock()
 	dead := m.sched.Done(m.now(), e.destination, a.signal, a.reason)
 	m.mu.Unlock()
-	m.dispatch() // what follows may have to wait for a notification to be made
 	m.record(e, a.results, a.own)
 	m.suspend(dead, a.reason)
 	m.dispatch()

@@ -50,6 +50,7 @@ const (
 const (
 	scanInterval = 5 * time.Minute // between looks into incoming/, for notices that got lost, and into deferred/
 	loaders      = 16              // messages that are read and resolved at once
+	notices      = 100             // notifications that are made at once
 	maxFresh     = 100_000         // IDs of notices that are remembered; more are found by a scan
 )
 
@@ -93,7 +94,7 @@ type manager struct {
 	kick2  chan struct{}
 	kick3  chan struct{}
 	slots  chan struct{} // loaders
-	ends   chan struct{} // see completeApart
+	notice chan struct{} // notifications that are being made
 	wg     sync.WaitGroup
 
 	mu         sync.Mutex // guards what follows
@@ -127,7 +128,7 @@ type manager struct {
 func newManager(cfg func() *config.Config, log *maillog.Logger, sp *spool) *manager {
 	m := &manager{
 		config: cfg, log: log, spool: sp, now: time.Now, random: rand.Float64, hold: func() func() { return func() {} }, ending: func() bool { return false },
-		kick: make(chan struct{}, 1), kick2: make(chan struct{}, 1), kick3: make(chan struct{}, 1), slots: make(chan struct{}, loaders), ends: make(chan struct{}, loaders),
+		kick: make(chan struct{}, 1), kick2: make(chan struct{}, 1), kick3: make(chan struct{}, 1), slots: make(chan struct{}, loaders), notice: make(chan struct{}, notices),
 		agents: make(map[string]deliverer), known: make(map[queueid.ID]*message),
 		loads: make(map[party]int), crowds: make(map[party]*crowd),
 		later: make(map[queueid.ID]place), buckets: make(map[string]time.Time), refilled: make(map[string]bool), scan: true,

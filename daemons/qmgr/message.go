@@ -110,7 +110,7 @@ func (m *manager) load(msg *message) {
 	m.burden(msg.sender, msg.counted)
 	m.mu.Unlock()
 	if crowded {
-		m.completeApart(msg)
+		m.completeLoad(msg)
 		return
 	}
 	m.route(msg)

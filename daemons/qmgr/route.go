@@ -71,7 +71,7 @@ func (m *manager) readOn(msg *message) {
 		msg.reading = more
 		m.mu.Unlock()
 		if end && m.isLast(msg) {
-			m.completeApart(msg)
+			m.completeLoad(msg)
 		}
 		m.dispatch()
 	}
