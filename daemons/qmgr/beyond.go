@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -31,7 +30,7 @@ func beyondBucket(t time.Time, asked bool) string {
 	if asked {
 		mark = beyondMarkAsked
 	}
-	return fmt.Sprintf("%010d", due.Add(mark*time.Second).Unix())
+	return queue.BucketName(due.Add(mark * time.Second))
 }
 
 // isAskedBeyond reports whether a bucket is one for what the administrator has asked

@@ -123,7 +123,7 @@ func (o *operation) seen(ids []queueid.ID, buckets []int64) {
 	there := make(map[string][]queueid.ID)
 	for i, b := range buckets {
 		if b > 0 && o.left[ids[i]] {
-			name := queue.Bucket(time.Unix(b, 0))
+			name := queue.BucketName(time.Unix(b, 0))
 			there[name] = append(there[name], ids[i])
 		}
 	}

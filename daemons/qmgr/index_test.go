@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -305,6 +306,11 @@ func TestSeen(t *testing.T) {
 		w.backlog(200, 10)
 		var ids []queueid.ID
 		var where []int64
+		first := w.buckets()[0]
+		due, err := queue.BucketDue(filepath.Base(first))
+		if err := errors.Join(err, os.Rename(first, filepath.Join(filepath.Dir(first), beyondBucket(due, true)))); err != nil {
+			t.Fatal(err)
+		}
 		for _, b := range w.buckets() {
 			due, err := queue.BucketDue(filepath.Base(b))
 			if err != nil {

@@ -48,6 +48,9 @@ func Bucket(t time.Time) string {
 	return fmt.Sprintf("%010d", (max(n, 0)+step-1)/step*step)
 }
 
+// BucketName returns the name of a bucket by the time in it, which may be any second.
+func BucketName(t time.Time) string { return fmt.Sprintf("%010d", t.Unix()) }
+
 // BucketDue returns the time that a sub-directory of deferred/ is named for.
 func BucketDue(name string) (time.Time, error) {
 	n, err := strconv.ParseInt(name, 10, 64)
