@@ -216,8 +216,8 @@ func TestUncommitted(t *testing.T) {
 		}
 		w.wait(time.Second)
 		w.expect("")
-		if w.delivered["a@x.example"] != 1 {
-			t.Errorf("delivered %v", w.delivered)
+		if w.delivered["a@x.example"] != 1 || len(w.m.later) > 0 {
+			t.Errorf("delivered %v; %d are looked at again", w.delivered, len(w.m.later))
 		}
 		w.m.stop()
 	})

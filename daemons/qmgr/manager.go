@@ -424,6 +424,9 @@ func (m *manager) admit(p place, id queueid.ID, moving *sync.WaitGroup) bool {
 		m.mu.Unlock()
 		return !stopping
 	}
+	if m.later[id] == p {
+		delete(m.later, id) // it is looked at now
+	}
 	msg := &message{id: id, from: p, moving: moving}
 	if moving != nil {
 		moving.Add(1)

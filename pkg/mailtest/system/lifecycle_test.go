@@ -75,7 +75,7 @@ func lives(m *mailtest.Machine, idle string, sessions, requests int) {
 func retire(m *mailtest.Machine) {
 	m.WaitFor("daemons to go when told", time.Minute, func() bool {
 		_, _ = m.Try("systemctl", "try-reload-or-restart", "posthouse-*.service") // fails for one that has just gone
-		return resident(m) == ""
+		return resident(m) == "" && running(m) == ""
 	})
 	gone(m)
 }
@@ -88,10 +88,13 @@ func resident(m *mailtest.Machine) string {
 // gone waits until there is none.
 func gone(m *mailtest.Machine) {
 	m.WaitFor("no daemon to be resident", time.Minute, func() bool { return resident(m) == "" })
-	m.WaitFor("systemd to notice", time.Minute, func() bool {
-		return m.Run("systemctl", "list-units", "--no-legend", "--state=active,activating,deactivating", "posthouse-*.service") == ""
-	})
+	m.WaitFor("systemd to notice", time.Minute, func() bool { return running(m) == "" })
 	m.Settle()
+}
+
+// running lists the services that systemd has not seen end.
+func running(m *mailtest.Machine) string {
+	return m.Run("systemctl", "list-units", "--no-legend", "--state=active,activating,deactivating", "posthouse-*.service")
 }
 
 // starts counts how often systemd has started a daemon. Successors that a daemon
