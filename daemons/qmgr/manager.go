@@ -116,6 +116,7 @@ type manager struct {
 	recipients int                  // in memory
 	fresh      []located            // told of by cleanup
 	later      map[queueid.ID]place // could not be read; tried again
+	laterSet   bool                 // in a moment
 	laterDue   bool                 // now
 	scan       bool                 // incoming/ is to be looked through
 	rescan     bool                 // in a moment: a directory could not be read
@@ -362,14 +363,14 @@ func (m *manager) lookAgain(msg *message) {
 	if msg.from.queue == queue.Deferred {
 		return // its bucket stays
 	}
-	first := len(m.later) == 0
 	if m.later[msg.id].queue != queue.Active { // an old notice would have it in incoming/
 		m.later[msg.id] = msg.from
 	}
-	if first {
+	if !m.laterSet {
+		m.laterSet = true
 		time.AfterFunc(retryPause, func() {
 			m.mu.Lock()
-			m.laterDue = true
+			m.laterSet, m.laterDue = false, true
 			m.mu.Unlock()
 			wake(m.kick)
 		})
