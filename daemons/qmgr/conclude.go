@@ -338,6 +338,7 @@ func (m *manager) file(msg *message, want wish) bool {
 	if beyond { // not tried: that it has waited long is no reason to wait longer
 		next = m.now().Add(m.wait(msg, 0))
 		keys, bucket = append(keys, msg.crowded.key()), beyondBucket(next, msg.isAsked())
+		later = m.stillDue(msg)
 	}
 	err := m.write(msg)
 	if err == nil {

@@ -133,7 +133,7 @@ func (m *manager) stillDue(msg *message) (list []queue.Retry) {
 	for i, t := range msg.next {
 		list = append(list, queue.Retry{Index: i, Next: t})
 	}
-	if !msg.isAsked() || msg.before {
+	if !msg.isForAll() {
 		return list
 	}
 	now := m.now()

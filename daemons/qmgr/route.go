@@ -25,7 +25,7 @@ const piece = rewrite.MaxAddresses
 // at once, but not again when it comes back from where it had to wait.
 func (m *manager) timely(msg *message) []uint32 {
 	list := msg.pending()
-	if msg.isAsked() && !msg.before {
+	if msg.isForAll() {
 		return list
 	}
 	now := m.now()
@@ -129,6 +129,13 @@ func (m *manager) resolve(msg *message, rcpts []uint32) (first *entry, failed []
 		e.addresses = append(e.addresses, answers[k].Addresses[0])
 	}
 	return first, failed, entries
+}
+
+// isForAll reports whether the administrator has asked for an attempt of which nothing has
+// been done yet: the times of recipients do not count. Where it has had to wait for
+// others they do, for stillDue has written them.
+func (msg *message) isForAll() bool {
+	return msg.isAsked() && !msg.before && !isAskedBeyond(msg.from.bucket)
 }
 
 // isAsked reports whether the administrator has asked for this attempt.

@@ -16,6 +16,7 @@ var simKept = []struct {
 	{186, "a flush failed twice: outcomes that a process before had written were not written again"},
 	{807763, "a deletion was noted of a message that an old notice had in memory, and not of the one on hold"},
 	{702576, "after a power cut the clock was behind: the content of a message that had never been accepted was not checked"},
+	{20261130244180, "what was retried by command, came back and had to wait beyond memory was tried for all of its recipients, who had just failed, too"},
 	{20261472436, "a message that owed a notification was due at once: while no flush worked, qmgr tried it over and over"},
 	{20261157010, "of the model: a process that crashes while it is about to stop has crashed then, and not later"},
 	{1005060, "a deletion was noted of a message that was being written, and forgotten"},
