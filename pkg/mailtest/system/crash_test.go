@@ -122,11 +122,16 @@ func (l *load) kill(after int, units ...string) {
 func (l *load) drain() {
 	l.t.Helper()
 	const files = "find /var/spool/posthouse -type f ! -path '*/spare/*' ! -path '*/index/*'"
+	left := ""
 	l.WaitFor("the end of deliveries", 2*time.Minute, func() bool {
 		l.Run("posthouse", "queue", "retry", "--all")
-		return l.Script(files+" -not -path '*/incoming/*'") == ""
+		if l.Script(files+" -not -path '*/incoming/*'") != "" {
+			return false
+		}
+		left = l.Script(files) // and not a notification that is about to be active
+		time.Sleep(time.Second)
+		return l.Script(files) == left
 	})
-	left := l.Script(files)
 	if n := strings.Count(left, "\n"); n > 0 {
 		l.t.Logf("%d files of a cleanup that was killed", n)
 	}
@@ -136,7 +141,7 @@ func (l *load) drain() {
 	for id := range strings.Lines(left) {
 		id = strings.TrimSpace(id[strings.LastIndexByte(id, '/')+1:])
 		if log := l.Journal("-t", "posthouse/qmgr", "-g", id+": removed"); !strings.Contains(log, id+": removed: was never completed") {
-			l.t.Errorf("%s was in incoming/: %s", id, log)
+			l.t.Errorf("%s was in incoming/: %s", id, l.Journal("-g", id))
 		}
 	}
 }
