@@ -100,11 +100,13 @@ func (s *service) notify(ctx context.Context, r *bounce.Request, file *os.File) 
 		return queueid.ID{}, nil
 	}
 	id, err := s.send(ctx, rep)
-	for _, smaller := range []func(){func() { rep.limit = -1 }, rep.shorten} { // it may be too large
-		if refused(err) {
-			smaller()
-			id, err = s.send(ctx, rep)
-		}
+	if refused(err) {
+		rep.limit = -1 // it may be too large
+		id, err = s.send(ctx, rep)
+	}
+	if refused(err) && dsn.Of(err).Status == dsn.MustParse("5.3.4") { // as it is
+		rep.shorten()
+		id, err = s.send(ctx, rep)
 	}
 	if refused(err) {
 		// It would be so for ever: the sender's address is one to which nothing can be sent.

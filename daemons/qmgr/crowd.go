@@ -146,9 +146,9 @@ func (m *manager) stillDue(msg *message) (list []queue.Retry) {
 }
 
 // letIn has messages come back for which there is room again. It is called with
-// everything that ends, looks at the crowds of which it was first, whose place is
-// theirs, and then at a few in turn: there may be many. If
-// nothing is active any more the first has room. m.mu is held.
+// everything that ends, looks at the crowds of which that was first, and then at a
+// few in turn: there may be many. If nothing is active any more the first has room.
+// m.mu is held.
 func (m *manager) letIn(ended ...party) {
 	for _, p := range ended {
 		if c := m.crowds[p]; c != nil {

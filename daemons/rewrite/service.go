@@ -16,13 +16,13 @@ import (
 	"posthouse/pkg/users"
 )
 
-// service answers with the rules of the configuration that is in force.
 // Tables that decide whether there is a recipient.
 const (
 	usersTable   = "users"
 	aliasesTable = "virtual_aliases"
 )
 
+// service answers with the rules of the configuration that is in force.
 type service struct {
 	config func() *config.Config
 	dir    string // of the tables
