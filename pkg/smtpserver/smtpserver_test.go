@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -256,6 +257,38 @@ func TestDialogues(t *testing.T) {
 				t.Errorf("%s, pieces of %d: %d messages neither committed nor aborted", tt.name, piece, p.open)
 			}
 		}
+	}
+}
+
+// weighing notes how much memory is in use when all recipients are there.
+type weighing struct {
+	recorder
+	heap uint64
+}
+
+func (p *weighing) Data(s *Session, m *Mail, rcpts []Rcpt) (Sink, *Reply) {
+	var stats runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&stats)
+	p.heap = stats.HeapAlloc
+	return p.recorder.Data(s, m, rcpts)
+}
+
+// TestPaddedRecipients: a recipient keeps no more than what it says.
+func TestPaddedRecipients(t *testing.T) {
+	const n = 1000
+	cfg := testConfig
+	cfg.Recipients = n
+	weigh := func(padding string) int64 {
+		p := &weighing{}
+		script := "EHLO c\r\n|MAIL FROM:<a@b>\r\n|" + strings.Repeat("RCPT TO:<c@d>"+padding+"\r\n|", n) + "DATA\r\n|x\r\n.\r\n"
+		if said, _ := talk(t, cfg, p, script, 1<<20); p.heap == 0 {
+			t.Fatalf("%.200s", said)
+		}
+		return int64(p.heap) - int64(len(script))
+	}
+	if plain, padded := weigh(""), weigh(strings.Repeat(" ", 2000)); padded-plain > n*1000 {
+		t.Errorf("%d octets more for each recipient", (padded-plain)/n)
 	}
 }
 
