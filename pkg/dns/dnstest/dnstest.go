@@ -4,6 +4,7 @@ package dnstest
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -12,6 +13,7 @@ import (
 	"sync"
 
 	"golang.org/x/net/dns/dnsmessage"
+	"golang.org/x/sys/unix"
 )
 
 // Behaviour is how the server answers questions about a name.
@@ -41,19 +43,34 @@ type Server struct {
 
 // Start starts a server at address, such as "127.0.0.1:0".
 func Start(address string) (*Server, error) {
-	udp, err := net.ListenPacket("udp", address)
-	if err != nil {
-		return nil, err
+	udp, tcp, err := listen(address)
+	// A port that is free for UDP may be any connection's for TCP: another one.
+	for range 20 {
+		if !errors.Is(err, unix.EADDRINUSE) || !strings.HasSuffix(address, ":0") {
+			break
+		}
+		udp, tcp, err = listen(address)
 	}
-	tcp, err := net.Listen("tcp", udp.LocalAddr().String())
 	if err != nil {
-		udp.Close()
 		return nil, err
 	}
 	s := &Server{udp: udp, tcp: tcp, records: make(map[string][]dnsmessage.Resource), behaviour: make(map[string]Behaviour)}
 	go s.serveUDP()
 	go s.serveTCP()
 	return s, nil
+}
+
+func listen(address string) (net.PacketConn, net.Listener, error) {
+	udp, err := net.ListenPacket("udp", address)
+	if err != nil {
+		return nil, nil, err
+	}
+	tcp, err := net.Listen("tcp", udp.LocalAddr().String())
+	if err != nil {
+		udp.Close()
+		return nil, nil, err
+	}
+	return udp, tcp, nil
 }
 
 // Addr is where the server is.
