@@ -113,7 +113,9 @@ var (
 // Parse reads the external form, local-part@domain or a local-part alone. It
 // accepts UTF-8 (RFC 6531) in both parts; callers that may not take it check
 // IsASCII. The empty string is an error: the null reverse-path has a spelling
-// of its own, which ParsePath knows.
+// of its own, which ParsePath knows. As programs and people write them, and there are
+// mailboxes of such names, dots may stand anywhere in the local-part, and one may end
+// the domain; the external form is that of RFC 5321, with the local-part in quotes.
 func Parse(s string) (Mailbox, error) {
 	m, rest, err := parse(s)
 	if err == nil && rest != "" {
@@ -192,7 +194,7 @@ func parse(s string) (m Mailbox, rest string, err error) {
 			n++
 		}
 		local, rest = s[:n], s[n:]
-		if !isDotString(local) {
+		if strings.Trim(local, ".") == "" {
 			return Mailbox{}, "", errors.New("malformed local-part")
 		}
 	}
@@ -211,7 +213,7 @@ func parse(s string) (m Mailbox, rest string, err error) {
 			n++
 		}
 	}
-	domain := rest[:n]
+	domain := strings.TrimSuffix(rest[:n], ".")
 	if err := checkDomain(domain); err != nil {
 		return Mailbox{}, "", err
 	}
@@ -234,7 +236,7 @@ func checkLocal(s string) error {
 
 // checkDomain accepts a dot-string of labels, in ASCII or UTF-8, or an address
 // literal (RFC 5321, section 4.1.3). An underscore is let through, for it
-// occurs; a trailing dot is not.
+// occurs; a trailing dot is not: who reads an address drops it.
 func checkDomain(s string) error {
 	if s == "" {
 		return errors.New("empty domain")

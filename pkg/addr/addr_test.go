@@ -19,6 +19,9 @@ func TestParse(t *testing.T) {
 		{in: "a@[IPv6:::1]", local: "a", domain: "[IPv6:::1]"},
 		{in: "dörte@müller.example", local: "dörte", domain: "müller.example"},
 		{in: "a+x=b@c_d.example", local: "a+x=b", domain: "c_d.example"},
+		{in: "a@example.org.", local: "a", domain: "example.org", out: "a@example.org"},
+		{in: "a..b@c", local: "a..b", domain: "c", out: `"a..b"@c`},
+		{in: ".a.@c", local: ".a.", domain: "c", out: `".a."@c`},
 	}
 	for _, tt := range tests {
 		m, err := Parse(tt.in)
@@ -34,7 +37,7 @@ func TestParse(t *testing.T) {
 		}
 	}
 	bad := []string{
-		"", "@b", "a@", "a@.b", "a@b.", "a..b@c", ".a@c", "a.@c", "a b@c", "a@b c", "a@-b", "a@b-", "<a@b>", "a@b@c",
+		"", "@b", "a@", "a@.b", "a@b..", "a@.", "a@b..c", "a@[192.0.2.1].", ".@b", "..@b", "a b@c", "a@b c", "a@-b", "a@b-", "<a@b>", "a@b@c",
 		`"a@b`, `"a\`, "a\r@b", "\"a\nb\"@c", "\"a\x00\"@c", "a@[1.2.3]", "a@[::1]", "a@[IPv6:1.2.3.4]", "a@[x", "a@\xff",
 		"a@b\u2028", "\"\u0085\"@b", strings.Repeat("a", MaxLocal+1) + "@b", "a@" + strings.Repeat("a.", 130) + "a",
 		"a@" + strings.Repeat("b", 64),
@@ -52,6 +55,7 @@ func TestParsePath(t *testing.T) {
 		{"<> SIZE=1", "", " SIZE=1"},
 		{"<a@b> BODY=8BITMIME", "a@b", " BODY=8BITMIME"},
 		{"<@x,@y.example:a@b>", "a@b", ""},
+		{"<a.@b.>", `"a."@b`, ""},
 		{`<"a>b"@c>`, `"a>b"@c`, ""},
 		{"<postmaster>", "postmaster", ""},
 	}

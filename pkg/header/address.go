@@ -191,7 +191,7 @@ func (p *addressParser) mailbox(words []token) (addr.Mailbox, error) {
 	if parts > 2 || parts == 2 && domain.Len() == 0 {
 		return addr.Mailbox{}, errors.New("malformed address")
 	}
-	m, err := addr.New(local.String(), domain.String())
+	m, err := addr.New(local.String(), strings.TrimSuffix(domain.String(), "."))
 	if err == nil && parts == 1 {
 		p.bare = append(p.bare, words[len(words)-1].end)
 	}

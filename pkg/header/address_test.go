@@ -30,6 +30,7 @@ func TestParseAddressList(t *testing.T) {
 		{"\"a\\\"b\".c@example.org", []string{"\"a\\\"b.c\"@example.org"}},
 		{"\"a\r\n b\"@example.org", []string{"\"a b\"@example.org"}},
 		{"a..b@example.org", []string{"\"a..b\"@example.org"}},
+		{"a@example.org., A <b@example.org.>", []string{"a@example.org", "b@example.org"}},
 		{"a@[192.0.2.1]", []string{"a@[192.0.2.1]"}},
 		{"<@x,@y.z:a@example.org>", []string{"a@example.org"}},
 		{"<@x,,@y.z:a@example.org>", []string{"a@example.org"}},
