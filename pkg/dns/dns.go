@@ -228,8 +228,12 @@ type answer struct {
 	next    string // where the CNAMEs lead; its records are not in the response
 }
 
-// errRefused is the answer of a server that cannot, or will not, say.
-var errRefused = errors.New("server failure")
+// errRefused is the answer of a server that cannot, or will not, say; errFormat of one
+// that does not understand the question, as where it does not know EDNS.
+var (
+	errRefused = errors.New("server failure")
+	errFormat  = fmt.Errorf("%w: question not understood", errRefused)
+)
 
 // parse reads the response to q. A response that does not fit it is an error
 // that is not about the name.
@@ -241,6 +245,9 @@ func parse(b []byte, id uint16, q dnsmessage.Question) (a answer, truncated bool
 	}
 	if !h.Response || h.ID != id || h.OpCode != 0 {
 		return answer{}, false, errors.New("not the response")
+	}
+	if h.RCode == dnsmessage.RCodeFormatError || h.RCode == dnsmessage.RCodeNotImplemented {
+		return answer{}, false, errFormat // who does not understand a question may not repeat it
 	}
 	questions, err := p.AllQuestions()
 	if err != nil {

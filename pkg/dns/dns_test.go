@@ -29,7 +29,16 @@ func world(t testing.TB, records ...[3]string) (*Resolver, *dnstest.Server) {
 			t.Fatal(err)
 		}
 	}
-	return &Resolver{func() settings { return settings{[]netip.AddrPort{s.Addr()}, 200 * time.Millisecond, 1} }}, s
+	return asking(10*time.Second, s), s
+}
+
+// asking returns a resolver that asks servers once, each for that long.
+func asking(timeout time.Duration, servers ...*dnstest.Server) *Resolver {
+	var list []netip.AddrPort
+	for _, s := range servers {
+		list = append(list, s.Addr())
+	}
+	return &Resolver{func() settings { return settings{list, timeout, 1} }}
 }
 
 // kind sorts errors by what they mean for mail.
@@ -53,7 +62,8 @@ func TestMX(t *testing.T) {
 		[3]string{"none.example", "A", "192.0.2.1"}, [3]string{"dangling.example", "CNAME", "nowhere.example"},
 		[3]string{"xn--bcher-kva.example", "MX", "1 mx.example"},
 	)
-	for _, b := range []dnstest.Behaviour{dnstest.ServFail, dnstest.Refused, dnstest.Silent, dnstest.WrongID, dnstest.WrongQuestion, dnstest.Garbage, dnstest.Truncate} {
+	for _, b := range []dnstest.Behaviour{dnstest.ServFail, dnstest.Refused, dnstest.Silent, dnstest.WrongID, dnstest.WrongQuestion, dnstest.Garbage,
+		dnstest.Truncate, dnstest.NoEDNS, dnstest.NotImplemented} {
 		name := fmt.Sprintf("b%d.example", b)
 		if err := s.Add(name, "MX", "1 mx.example"); err != nil {
 			t.Fatal(err)
@@ -76,9 +86,13 @@ func TestMX(t *testing.T) {
 		{"bücher.example", []MX{{1, "mx.example"}}, ""},
 		{"b1.example", nil, "temporary"}, {"b2.example", nil, "temporary"}, {"b3.example", nil, "temporary"},
 		{"b5.example", nil, "temporary"}, {"b6.example", nil, "temporary"}, {"b7.example", nil, "temporary"},
-		{"b4.example", []MX{{1, "mx.example"}}, ""},
+		{"b4.example", []MX{{1, "mx.example"}}, ""}, {"b8.example", []MX{{1, "mx.example"}}, ""}, {"b9.example", []MX{{1, "mx.example"}}, ""},
 	} {
-		got, err := r.MX(t.Context(), tt.domain)
+		asked := r
+		if slices.Contains([]string{"b3.example", "b5.example", "b6.example", "b7.example"}, tt.domain) {
+			asked = asking(100*time.Millisecond, s) // no answer comes
+		}
+		got, err := asked.MX(t.Context(), tt.domain)
 		if !slices.Equal(got, tt.want) || kind(err) != tt.err {
 			t.Errorf("%s: %v, %v; want %v, %q", tt.domain, got, err, tt.want, tt.err)
 		}
@@ -126,9 +140,7 @@ func TestNextServer(t *testing.T) {
 	_, bad := world(t)
 	bad.Behave("a.example", dnstest.ServFail)
 	_, good := world(t, [3]string{"a.example", "A", "192.0.2.1"})
-	r := &Resolver{func() settings {
-		return settings{[]netip.AddrPort{bad.Addr(), good.Addr()}, 200 * time.Millisecond, 1}
-	}}
+	r := asking(10*time.Second, bad, good)
 	if got, err := r.Addresses(t.Context(), "a.example"); err != nil || len(got) != 1 {
 		t.Errorf("%v, %v", got, err)
 	}

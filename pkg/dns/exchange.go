@@ -46,9 +46,21 @@ func (r *Resolver) ask(ctx context.Context, q dnsmessage.Question) (answer, erro
 	return answer{}, last
 }
 
-// exchange asks one server, by TCP where the answer does not fit into a datagram.
-func exchange(ctx context.Context, server netip.AddrPort, q dnsmessage.Question) (answer, error) {
+// inquiry is a question, and how it is put.
+type inquiry struct {
+	dnsmessage.Question
+	plain bool // without EDNS
+}
+
+// exchange asks one server, by TCP where the answer does not fit into a datagram, and
+// without EDNS where the server does not know it (RFC 6891, section 7).
+func exchange(ctx context.Context, server netip.AddrPort, question dnsmessage.Question) (answer, error) {
+	q := inquiry{Question: question}
 	a, truncated, err := roundTrip(ctx, "udp", server, q)
+	if errors.Is(err, errFormat) {
+		q.plain = true
+		a, truncated, err = roundTrip(ctx, "udp", server, q)
+	}
 	if err == nil && truncated {
 		a, truncated, err = roundTrip(ctx, "tcp", server, q)
 		if err == nil && truncated {
@@ -64,7 +76,7 @@ func exchange(ctx context.Context, server netip.AddrPort, q dnsmessage.Question)
 
 // roundTrip sends q from a socket of its own, whose port is random, with a
 // random ID: both have to be guessed to forge an answer.
-func roundTrip(ctx context.Context, network string, server netip.AddrPort, q dnsmessage.Question) (answer, bool, error) {
+func roundTrip(ctx context.Context, network string, server netip.AddrPort, q inquiry) (answer, bool, error) {
 	var random [2]byte
 	if _, err := rand.Read(random[:]); err != nil {
 		return answer{}, false, err
@@ -83,7 +95,7 @@ func roundTrip(ctx context.Context, network string, server netip.AddrPort, q dns
 		_ = conn.SetDeadline(deadline)
 	}
 	if network == "tcp" {
-		return stream(conn, query, id, q)
+		return stream(conn, query, id, q.Question)
 	}
 	if _, err := conn.Write(query); err != nil {
 		return answer{}, false, err
@@ -94,7 +106,7 @@ func roundTrip(ctx context.Context, network string, server netip.AddrPort, q dns
 		if err != nil {
 			return answer{}, false, err
 		}
-		a, truncated, err := parse(buf[:n], id, q)
+		a, truncated, err := parse(buf[:n], id, q.Question)
 		// What is not an answer may be forged; the answer may still come.
 		if err == nil || errors.Is(err, ErrNoName) || errors.Is(err, errRefused) {
 			return a, truncated, err
@@ -117,11 +129,13 @@ func stream(conn net.Conn, query []byte, id uint16, q dnsmessage.Question) (answ
 	return parse(b, id, q)
 }
 
-func build(id uint16, q dnsmessage.Question) ([]byte, error) {
+func build(id uint16, q inquiry) ([]byte, error) {
 	b := dnsmessage.NewBuilder(nil, dnsmessage.Header{ID: id, RecursionDesired: true})
-	var h dnsmessage.ResourceHeader
-	err := errors.Join(b.StartQuestions(), b.Question(q), b.StartAdditionals(),
-		h.SetEDNS0(udpSize, dnsmessage.RCodeSuccess, false), b.OPTResource(h, dnsmessage.OPTResource{}))
+	err := errors.Join(b.StartQuestions(), b.Question(q.Question))
+	if !q.plain {
+		var h dnsmessage.ResourceHeader
+		err = errors.Join(err, b.StartAdditionals(), h.SetEDNS0(udpSize, dnsmessage.RCodeSuccess, false), b.OPTResource(h, dnsmessage.OPTResource{}))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("question: %w", err)
 	}

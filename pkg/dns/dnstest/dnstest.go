@@ -29,6 +29,8 @@ const (
 	WrongID
 	WrongQuestion
 	Garbage
+	NoEDNS         // a question with EDNS is not understood, and not repeated
+	NotImplemented // likewise, in other words
 )
 
 // Server is a server.
@@ -210,6 +212,18 @@ func (s *Server) respond(query []byte, tcp bool) []byte {
 		m.Questions[0].Name = dnsmessage.MustNewName("other.example.")
 	case Garbage:
 		return append(query[:2:2], "garbage"...)
+	case NoEDNS, NotImplemented:
+		if p.SkipAllQuestions() != nil || p.SkipAllAnswers() != nil || p.SkipAllAuthorities() != nil {
+			return nil
+		}
+		_, err := p.AdditionalHeader()
+		switch {
+		case err != nil: // none
+		case s.behaviour[name] == NoEDNS:
+			m.RCode, m.Questions = dnsmessage.RCodeFormatError, nil
+		default:
+			m.RCode = dnsmessage.RCodeNotImplemented
+		}
 	}
 	if m.RCode == dnsmessage.RCodeSuccess && !m.Truncated {
 		s.fill(&m, name, q.Type)
