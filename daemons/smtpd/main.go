@@ -13,7 +13,8 @@
 // Runs as _ph-smtpd, or as _ph-submission. It faces the network, and has none:
 // it serves the sockets that it inherits and cannot open one. It sees no file
 // but the configuration, and starts no program but its own successor. Commands,
-// addresses and text come from anywhere, and pass one strict parser.
+// addresses and text come from anywhere, and pass one strict parser. A client has
+// so many connections and no more, and where places run out silent ones have to go.
 //
 // # Reliability
 //

@@ -53,6 +53,8 @@ type policy struct {
 	known bool   // one of rules.trusted
 	name  string // verified, or "unknown"
 	id    string // of the message that came last
+
+	sessions int // of the client, this one with them
 }
 
 func (p *policy) client() string { return fmt.Sprintf("%s[%s]", p.name, p.ip) }
@@ -61,6 +63,10 @@ func (p *policy) client() string { return fmt.Sprintf("%s[%s]", p.name, p.ip) }
 // the address.
 func (p *policy) Connect(*smtpserver.Session) *smtpserver.Reply {
 	p.name = "unknown"
+	if most := p.ClientConnections; !p.known && most > 0 && p.sessions > most {
+		p.log.Warn(maillog.Fields{"CLIENT": p.ip.String()}, "Connection concurrency limit exceeded: %d from %s for service %s", p.sessions, p.client(), p.socket)
+		return &smtpserver.Reply{Code: 421, Status: "4.7.0", Text: p.config().Hostname + " Error: too many connections from " + p.ip.String()}
+	}
 	if p.ClientNames && !p.ip.IsLoopback() {
 		ctx, cancel := context.WithTimeout(p.ctx, nameTimeout)
 		defer cancel()
@@ -73,6 +79,16 @@ func (p *policy) Connect(*smtpserver.Session) *smtpserver.Reply {
 	}
 	p.log.Info(maillog.Fields{"CLIENT": p.ip.String()}, "connect from %s", p.client())
 	return nil
+}
+
+// crowded reports whether the client has to hurry. One that may send anywhere has not:
+// it is one of our own.
+func (p *policy) crowded() bool {
+	now, news := p.places.crowded(p.room)
+	if news {
+		p.log.Warn(nil, "service %s: nearly all of %d places are taken: who is silent for ten seconds has to go", p.socket, p.room)
+	}
+	return now && !p.known
 }
 
 // Helo takes any name: too many clients get it wrong.

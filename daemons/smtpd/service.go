@@ -25,11 +25,14 @@ type service struct {
 	resolver resolver
 	rewriter rewriter
 	queue    queue
+	places   places
 }
 
 // rules are what the clients of one socket are held to.
 type rules struct {
 	config.Smtpd
+	socket     string
+	room       int      // for so many clients, all told
 	trusted    []string // who may send to any destination
 	submission bool     // only they may send, and what they send is completed
 }
@@ -37,15 +40,16 @@ type rules struct {
 // rulesFor returns the rules for a socket, in force now.
 func rulesFor(cfg *config.Config, submission bool) rules {
 	if !submission {
-		return rules{Smtpd: cfg.Smtpd, trusted: cfg.Trusted}
+		return rules{Smtpd: cfg.Smtpd, socket: "smtp", room: cfg.Daemon("smtpd").MaxClients, trusted: cfg.Trusted}
 	}
 	c := &cfg.Submission
 	return rules{
 		Smtpd: config.Smtpd{
 			ClientNames: c.ClientNames, HeloRequired: c.HeloRequired, BareNewline: c.BareNewline,
 			CommandTimeout: c.CommandTimeout, SessionTimeout: c.SessionTimeout, SoftErrors: c.SoftErrors, HardErrors: c.HardErrors,
+			ClientConnections: c.ClientConnections,
 		},
-		trusted: c.Clients, submission: true,
+		socket: "submission", room: cfg.Daemon("submission").MaxClients, trusted: c.Clients, submission: true,
 	}
 }
 
@@ -57,6 +61,8 @@ func (s *service) session(ctx context.Context, c net.Conn, submission bool) {
 		p.ip, p.port = a.Addr().Unmap().WithZone(""), a.Port()
 	}
 	p.known = contains(config.Networks(p.rules.trusted), p.ip)
+	p.sessions = s.places.enter(p.ip)
+	defer s.places.leave(p.ip)
 	// A stop does not wait for ever for a transaction: the client tries again.
 	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
 	defer stop()
@@ -67,6 +73,7 @@ func (s *service) session(ctx context.Context, c net.Conn, submission bool) {
 		CommandTimeout: time.Duration(p.CommandTimeout), SessionTimeout: time.Duration(p.SessionTimeout),
 		HeloRequired: p.HeloRequired,
 		BareNewline:  contains(config.Networks(p.BareNewline), p.ip),
+		Crowded:      p.crowded,
 		Stop:         s.stopping,
 	}, p)
 	fields := maillog.Fields{"CLIENT": p.ip.String()}

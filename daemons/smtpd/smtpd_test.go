@@ -393,3 +393,69 @@ func TestSession(t *testing.T) {
 		t.Errorf("took %s", got)
 	}
 }
+
+// TestClientConnections: one client cannot take all places, but our own may.
+func TestClientConnections(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		most    int
+		trusted []string
+		there   int // connections of the client before
+		want    string
+	}{
+		{"as many as it may", 2, nil, 1, "220 mx.example ESMTP Posthouse"},
+		{"more", 2, nil, 2, "421 4.7.0 mx.example Error: too many connections from 127.0.0.1"},
+		{"one of our own", 2, []string{"127.0.0.0/8"}, 2, "220 mx.example ESMTP Posthouse"},
+		{"no limit", 0, nil, 99, "220 mx.example ESMTP Posthouse"},
+	} {
+		for _, submission := range []bool{false, true} {
+			s := newServer()
+			s.cfg.Smtpd.ClientConnections, s.cfg.Submission.ClientConnections = tt.most, tt.most
+			s.cfg.Trusted, s.cfg.Submission.Clients, s.submission = tt.trusted, tt.trusted, submission
+			ip := netip.MustParseAddr("127.0.0.1")
+			for range tt.there {
+				s.places.enter(ip)
+			}
+			if got := s.talk(t); got[0] != tt.want {
+				t.Errorf("%s: %s", tt.name, got)
+			}
+			log := strings.Join(s.log.lines, "\n")
+			warning := fmt.Sprintf("warning: Connection concurrency limit exceeded: %d from unknown[127.0.0.1] for service %s\n",
+				tt.there+1, map[bool]string{true: "submission", false: "smtp"}[submission])
+			if refused := tt.want[0] == '4'; strings.Contains(log, warning) != refused {
+				t.Errorf("%s: log\n%s", tt.name, log)
+			}
+			for range tt.there {
+				s.places.leave(ip)
+			}
+			if s.places.all != 0 || len(s.places.by) != 0 {
+				t.Errorf("%s: %d sessions left, %v", tt.name, s.places.all, s.places.by)
+			}
+		}
+	}
+	var p places
+	for _, ip := range []string{"2001:db8:0:1::1", "2001:db8:0:2::1", "2001:db8:0:1:ffff::", "192.0.2.1", "192.0.2.2"} {
+		p.enter(netip.MustParseAddr(ip))
+	}
+	if got := fmt.Sprint(p.by); got != "map[192.0.2.1/32:1 192.0.2.2/32:1 2001:db8:0:1::/64:2 2001:db8:0:2::/64:1]" {
+		t.Error(got)
+	}
+}
+
+// TestCrowded: where nearly all places are taken clients have to hurry, but not our
+// own; the log tells it, not for each.
+func TestCrowded(t *testing.T) {
+	s := newServer()
+	s.cfg.Daemons = map[string]config.DaemonLimits{"smtpd": {MaxClients: 10}}
+	p := &policy{service: s.service, rules: rulesFor(s.cfg, false)}
+	own := &policy{service: s.service, rules: p.rules, known: true}
+	for i := range 11 {
+		if got := p.crowded(); got != (i == 10) || own.crowded() {
+			t.Errorf("%d sessions: crowded %v, for our own %v", i, got, own.crowded())
+		}
+		s.places.enter(netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}))
+	}
+	if got := strings.Join(s.log.lines, "\n"); got != "warning: service smtp: nearly all of 10 places are taken: who is silent for ten seconds has to go" {
+		t.Error(got)
+	}
+}

@@ -158,7 +158,13 @@ type Smtpd struct {
 	// do. Others are refused, for that is how mail is smuggled.
 	BareNewline []string `yaml:"bare_newline" kind:"network"`
 
-	// How long a client may take for a command.
+	// How many connections a client may have at once, that is an IPv4 address or an
+	// IPv6 network of 64 bits; 0: as many as it likes. Those that may send anywhere
+	// have no limit.
+	ClientConnections int `yaml:"client_connections" default:"50" min:"0" max:"100000"`
+
+	// How long a client may take for a command, or for a message: 500 octets of it
+	// give a second back.
 	CommandTimeout Duration `yaml:"command_timeout" default:"5m" min:"1s" max:"1h"`
 
 	// How long a session may take as a whole.
@@ -188,7 +194,13 @@ type Submission struct {
 	// do. Others are refused.
 	BareNewline []string `yaml:"bare_newline" kind:"network"`
 
-	// How long a client may take for a command.
+	// How many connections a client may have at once, that is an IPv4 address or an
+	// IPv6 network of 64 bits; 0: as many as it likes. Those that may send anywhere
+	// have no limit.
+	ClientConnections int `yaml:"client_connections" default:"50" min:"0" max:"100000"`
+
+	// How long a client may take for a command, or for a message: 500 octets of it
+	// give a second back.
 	CommandTimeout Duration `yaml:"command_timeout" default:"5m" min:"1s" max:"1h"`
 
 	// How long a session may take as a whole.

@@ -48,6 +48,7 @@ func (e *engine) data(args string) (bool, error) {
 		return false, e.reply(*reply)
 	}
 	e.write(Reply{354, "", "End data with <CR><LF>.<CR><LF>"})
+	e.in.begin()
 	l := &limited{sink: sink, left: e.cfg.MessageSize, unlimited: e.cfg.MessageSize == 0}
 	n, err := e.receive(l)
 	if err != nil {
@@ -156,6 +157,7 @@ const quietTime = 10 * time.Second
 // comes to an end gets is the same, and it ends there.
 func (e *engine) readOn(state int) {
 	e.in.timeout = min(e.in.timeout, quietTime)
+	e.in.begin()
 	left := e.cfg.MessageSize
 	if left == 0 {
 		left = maxChunk

@@ -38,8 +38,13 @@ type Config struct {
 	// After SoftErrors each reply waits a second; HardErrors end
 	// the session. A message that was accepted sets the count back.
 	SoftErrors, HardErrors int
-	CommandTimeout         time.Duration // for each read and write
-	SessionTimeout         time.Duration // for the session as a whole; 0: no limit
+	// CommandTimeout is for each command, each write, and each message, where 500 octets
+	// give the client a second back.
+	CommandTimeout time.Duration
+	SessionTimeout time.Duration // for the session as a whole; 0: no limit
+	// Crowded, if it is not nil, reports whether others wait for a place: then
+	// CommandTimeout is ten seconds, also for a client that waits.
+	Crowded func() bool
 	// BareNewline lets lines end in a bare LF, and CRs stand alone. LF.LF then
 	// ends a message, so it is only for clients that do not pass on what others
 	// wrote.
@@ -204,7 +209,7 @@ var buffers = sync.Pool{New: func() any {
 func Serve(conn net.Conn, cfg Config, policy Policy) Stats {
 	conn = rawsock.Wrap(conn)
 	e := &engine{conn: conn, cfg: cfg, policy: policy}
-	e.in = &input{conn: conn, timeout: cfg.CommandTimeout, idle: true}
+	e.in = &input{conn: conn, timeout: cfg.CommandTimeout, crowded: cfg.Crowded, idle: true}
 	b := buffers.Get().(*buffer)
 	defer buffers.Put(b)
 	e.r, e.w = b.in, b.out
@@ -244,6 +249,7 @@ func (e *engine) run() error {
 	}
 	for {
 		e.in.setIdle(e.mail == nil)
+		e.in.begin()
 		line, err := e.command()
 		if err == nil {
 			err = e.dispatch(line)
