@@ -27,7 +27,7 @@ func TestStrangers(t *testing.T) {
 	send("198.51.100.2", " 250 2.0.0 Ok: queued as ")
 	held(t, m, "another", "hold", "198.51.100.2:25", "8")
 	own := held(t, m, "own", "hold", "127.0.0.1:25", "2") // that makes sixty
-	send("198.51.100.3", " 250 2.0.0 Ok: queued as ")      // its time is a minute, a silent client's would be five
+	send("198.51.100.3", " 250 2.0.0 Ok: queued as ")     // its time is a minute, a silent client's would be five
 	own()
 	m.WaitFor("mail", 20*time.Second, func() bool { return count(t, m, alice) == 2 })
 	for _, line := range []string{
