@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 
 	"posthouse/pkg/addr"
@@ -64,9 +65,19 @@ func (s *service) one(ctx context.Context, j *agent.Job, rcpt *envelope.Recipien
 	}
 	content := io.NewSectionReader(j.Content, 0, j.Content.Size())
 	if err := s.store.Deliver(path, j.Head(rcpt), content); err != nil {
-		return agent.Failed(relay, err)
+		return agent.Failed(relay, forNow(err))
 	}
 	return agent.Outcome{Result: delivery.Result{Status: dsn.MustParse("2.0.0"), Text: "delivered to maildir"}, Relay: relay}
+}
+
+// forNow makes a quota that is used up a temporary failure. The mail of all users
+// belongs to one account: it is the quota of the store, not one user's.
+func forNow(err error) error {
+	var e *dsn.Error
+	if errors.As(err, &e) && e.Status.String() == "5.2.2" {
+		return &dsn.Error{Status: e.Status.With(dsn.Transient), Text: e.Text}
+	}
+	return err
 }
 
 // mailboxPath is where the mail of a user is beneath the mail store. Whether
