@@ -75,6 +75,12 @@ func checkFile(r *bounce.Request, file *os.File) error {
 	return nil
 }
 
+// isDoubleBounce reports whether a sender is ours; other mail systems have one of
+// that name, too.
+func isDoubleBounce(m addr.Mailbox, cfg *config.Config) bool {
+	return strings.EqualFold(m.Local(), doubleBounce) && strings.EqualFold(m.Domain(), cfg.Origin)
+}
+
 var events = map[bounce.Kind]struct {
 	notify dsn.Notify
 	word   string
@@ -92,7 +98,7 @@ func (s *service) notify(ctx context.Context, r *bounce.Request, file *os.File) 
 		Request: r, to: r.Envelope.Sender, hostname: cfg.Hostname, origin: cfg.Origin,
 		limit: int64(cfg.Bounce.SizeLimit), content: file, now: s.now(),
 	}
-	if r.Envelope.Sender.IsNull() || strings.EqualFold(r.Envelope.Sender.Local(), doubleBounce) {
+	if r.Envelope.Sender.IsNull() || isDoubleBounce(r.Envelope.Sender, cfg) {
 		return s.toPostmaster(ctx, rep)
 	}
 	rep.filter(events[r.Kind].notify)
@@ -156,7 +162,7 @@ func (s *service) double(r *bounce.Request, cfg *config.Config) (addr.Mailbox, e
 		return addr.Mailbox{}, nil
 	}
 	fields := maillog.Fields{"QUEUE_ID": r.QueueID.String()}
-	if strings.EqualFold(r.Envelope.Sender.Local(), doubleBounce) || cfg.Bounce.DoubleBounceRecipient == "" {
+	if isDoubleBounce(r.Envelope.Sender, cfg) || cfg.Bounce.DoubleBounceRecipient == "" {
 		for i := range r.Recipients {
 			s.log.Warn(fields, "%s: nobody is told that this cannot be delivered: to=<%s>, dsn=%s (%s)",
 				r.QueueID, r.Recipients[i].Address, r.Recipients[i].Status, r.Recipients[i].Text)

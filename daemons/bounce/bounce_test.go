@@ -144,6 +144,7 @@ func TestWhoIsTold(t *testing.T) {
 			double: "postmaster", to: "postmaster@example.org", from: "double-bounce@example.org"},
 		{name: "null sender, delay", change: func(r *bounce.Request) { r.Envelope.Sender = addr.Mailbox{}; r.Kind = bounce.Delay }, double: "postmaster"},
 		{name: "double bounce", change: func(r *bounce.Request) { r.Envelope.Sender = mailbox(t, "double-bounce@example.org") }, double: "postmaster"},
+		{name: "another system's double bounce", change: func(r *bounce.Request) { r.Envelope.Sender = mailbox(t, "double-bounce@example.net") }, to: "double-bounce@example.net"},
 	}
 	for _, tt := range tests {
 		r, f := request(t, bounce.Failure, message)
@@ -250,6 +251,26 @@ func TestReturned(t *testing.T) {
 		}
 		if !bytes.Contains(q.content, []byte(tt.want)) || tt.not != "" && bytes.Contains(q.content, []byte(tt.not)) {
 			t.Errorf("%s:\n%.3000s", tt.name, q.content)
+		}
+	}
+}
+
+// TestFields: the fields that programs read are exact.
+func TestFields(t *testing.T) {
+	spaces := `"` + strings.Repeat("a  b ", 12) + `"@example.net` // a line that is folded elsewhere
+	r, f := request(t, bounce.Failure, message)
+	r.Recipients[0].Address = mailbox(t, spaces)
+	r.Recipients[0].ORCPT = dsn.OriginalRecipient{Type: "rfc822", Address: spaces}
+	for host, want := range map[string]string{"mx.example": "mx.example", "192.0.2.1": "[192.0.2.1]", "2001:db8::1": "[IPv6:2001:db8::1]"} {
+		r.Recipients[0].RemoteMTA = host
+		q := &fakeQueue{}
+		if _, err := newService(q, "").notify(t.Context(), r, f); err != nil {
+			t.Fatal(err)
+		}
+		for _, line := range []string{"Final-Recipient: rfc822; " + spaces, "Original-Recipient: rfc822;" + spaces, "Remote-MTA: dns; " + want} {
+			if !bytes.Contains(q.content, []byte("\r\n"+line+"\r\n")) {
+				t.Errorf("%q is not in\n%s", line, q.content)
+			}
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"net/netip"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -156,13 +157,13 @@ func (r *report) status(b *bytes.Buffer) {
 
 func (r *report) recipient(b *bytes.Buffer, rcpt *bounce.Recipient) {
 	b.WriteString("\r\n")
-	field(b, "Final-Recipient", addressType(rcpt.Address)+"; "+rcpt.Address.String())
+	addressField(b, "Final-Recipient", addressType(rcpt.Address)+"; "+rcpt.Address.String())
 	if rcpt.ORCPT != (dsn.OriginalRecipient{}) {
 		o := rcpt.ORCPT.String()
 		if enc := rcpt.ORCPT.Encode(); rcpt.ORCPT.Type == "utf-8" && !r.isUTF8() && enc != "" {
 			o = enc // RFC 6533, section 3
 		}
-		field(b, "Original-Recipient", r.said(o))
+		addressField(b, "Original-Recipient", r.said(o))
 	}
 	action, status := r.kindText().action, rcpt.Status
 	if r.Kind == bounce.Success && rcpt.Relayed {
@@ -174,7 +175,7 @@ func (r *report) recipient(b *bytes.Buffer, rcpt *bounce.Recipient) {
 	fmt.Fprintf(b, "Action: %s\r\nStatus: %s\r\n", action, status)
 	switch {
 	case rcpt.RemoteMTA != "":
-		field(b, "Remote-MTA", "dns; "+r.said(rcpt.RemoteMTA))
+		field(b, "Remote-MTA", "dns; "+r.said(hostName(rcpt.RemoteMTA)))
 		if rcpt.Diagnostic != "" {
 			field(b, "Diagnostic-Code", "smtp; "+r.said(rcpt.Diagnostic))
 		}
@@ -184,6 +185,18 @@ func (r *report) recipient(b *bytes.Buffer, rcpt *bounce.Recipient) {
 	if r.Kind == bounce.Delay {
 		fmt.Fprintf(b, "Will-Retry-Until: %s\r\n", r.Expires.Format(dateFormat))
 	}
+}
+
+// hostName is a host as RFC 3464, section 2.3.5 wants it: an address is a literal.
+func hostName(host string) string {
+	a, err := netip.ParseAddr(host)
+	switch {
+	case err != nil:
+		return host
+	case a.Is4():
+		return "[" + host + "]"
+	}
+	return "[IPv6:" + host + "]"
 }
 
 // said is what somebody has said, in any language; fields are in ASCII unless
@@ -276,22 +289,35 @@ func field(b *bytes.Buffer, name, value string) {
 	b.WriteString(fold(name+": "+value, "    ") + "\r\n")
 }
 
+// addressField writes a field with an address, on one line: folded, one with spaces
+// in quotes would be another.
+func addressField(b *bytes.Buffer, name, value string) {
+	if line := name + ": " + value; len(line) <= maxLine {
+		b.WriteString(line + "\r\n")
+		return
+	}
+	field(b, name, value)
+}
+
+// maxLine is the limit of a line (RFC 5322, section 2.1.1), in octets.
+const maxLine = 998
+
 // fold breaks a long line at spaces; lines after the first begin with indent,
 // which makes them continuation lines of a header field (RFC 5322, section
 // 2.2.3). A word that fills a line on its own is left whole up to the limit of
 // that section, 998 octets, and cut there.
 func fold(s, indent string) string {
-	const width, most = 76, 998
+	const width = 76
 	var b strings.Builder
 	column := 0
 	for _, word := range strings.Fields(s) {
-		for len(word) > most-len(indent) {
-			cut := most - len(indent)
+		for len(word) > maxLine-len(indent) {
+			cut := maxLine - len(indent)
 			for !utf8.RuneStart(word[cut]) {
 				cut--
 			}
 			b.WriteString("\r\n" + indent + word[:cut])
-			word, column = word[cut:], most
+			word, column = word[cut:], maxLine
 		}
 		switch {
 		case column == 0:
