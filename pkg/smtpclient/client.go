@@ -50,6 +50,7 @@ type Client struct {
 
 	name   string
 	ext    Extensions
+	unsure bool // EHLO was refused for now: the server may offer more than ext
 	open   bool // the server may be within a transaction
 	broken bool // nothing more may be sent
 }
@@ -115,15 +116,18 @@ var stages = [...]struct {
 // to a message that it has sent: without that the message goes out twice.
 const endGrace = 30 * time.Second
 
+// later returns a context that ends some time after ctx does.
+func later(ctx context.Context, by time.Duration) (context.Context, context.CancelFunc) {
+	late, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(by, cancel) })
+	return late, func() { stop(); cancel() }
+}
+
 // arm sets the deadline of what is done in stage s. Where ctx ends the deadline
 // is drawn near. The caller calls the result when it is done.
 func (c *Client) arm(ctx context.Context, s stage) (disarm func()) {
-	timeout, grace := stages[s].timeout, time.Duration(0)
-	if s == endOfData {
-		grace = endGrace
-	}
-	c.setDeadline(time.Now().Add(timeout))
-	stop := context.AfterFunc(ctx, func() { c.setDeadline(time.Now().Add(grace)) })
+	c.setDeadline(time.Now().Add(stages[s].timeout))
+	stop := context.AfterFunc(ctx, func() { c.setDeadline(time.Now()) })
 	return func() { stop() }
 }
 
@@ -229,7 +233,7 @@ func (c *Client) Hello(ctx context.Context) error {
 		return err
 	}
 	if reply.refusal() && reply.Code != unavailable && !c.o.LMTP {
-		first = helo
+		first, c.unsure = helo, reply.Code/100 == 4
 		if reply, err = c.ask(ctx, helo, "HELO "+c.o.Helo); err != nil {
 			return err
 		}

@@ -408,6 +408,24 @@ func TestParameters(t *testing.T) {
 	wait()
 }
 
+// TestPutOff: what a server offers that has put EHLO off is not known for good.
+func TestPutOff(t *testing.T) {
+	for code, status := range map[string]string{"450": "4.6.7", "502": "5.6.7"} {
+		client, wait := dial(t, Options{}, script(plain[:2], "S: "+code+" no", "C: HELO us.example", "S: 250 mx",
+			"C: MAIL FROM:<s@a.example>", "S: 250 ok", "C: RCPT TO:<u@b.example>", "S: 250 ok", "C: DATA", "S: 354 go", "D", "S: 250 ok")...)
+		hello(t, client)
+		m := message(t, "Subject: é\r\n\r\n", "u@b.example")
+		m.SMTPUTF8 = true
+		if got := show(client.Send(t.Context(), m)); got != status+" SMTPUTF8 is required, but was not offered by host mx[192.0.2.1]\n" {
+			t.Errorf("%s: %s", code, got)
+		}
+		if got := show(client.Send(t.Context(), message(t, "x\r\n", "u@b.example"))); got != "2.0.0 250 ok\n" {
+			t.Errorf("%s: %s", code, got)
+		}
+		wait()
+	}
+}
+
 func TestCannotBeSent(t *testing.T) {
 	const refused = "5.6.7 SMTPUTF8 is required, but was not offered by host mx[192.0.2.1]\n"
 	ascii, utf8 := message(t, "Subject: x\r\n\r\né\r\n", "u@b.example"), message(t, "Subject: é\r\n\r\n", "u@b.example")
@@ -440,9 +458,14 @@ func TestReuse(t *testing.T) {
 	client, wait := dial(t, Options{}, script(pipelined,
 		"C: MAIL FROM:<s@a.example> SIZE=3", "C: RCPT TO:<u@b.example>", "C: DATA", "S: 250 ok", "S: 250 ok", "S: 354 go", "D", "S: 250 one",
 		"C: MAIL FROM:<s@a.example> SIZE=3", "C: RCPT TO:<u@b.example>", "C: DATA", "S: 250 ok", "S: 550 no", "S: 554 no",
-		"C: RSET", "C: MAIL FROM:<s@a.example> SIZE=3", "C: RCPT TO:<u@b.example>", "C: DATA", "S: 250 ok", "S: 250 ok", "S: 250 ok", "S: 354 go", "D", "S: 250 two")...)
+		"C: RSET", "C: MAIL FROM:<s@a.example> SIZE=3", "C: RCPT TO:<u@b.example>", "C: DATA", "S: 250 ok", "S: 250 ok", "S: 250 ok", "S: 354 go", "D", "S: 250 two",
+		"C: MAIL FROM:<s@a.example> SIZE=3", "C: RCPT TO:<u@b.example>", "C: DATA", "S: 250 ok", "S: 250 ok", "S: 354 go", "D", "S: 554 spam", // and it keeps the envelope
+		"C: RSET", "C: MAIL FROM:<s@a.example> SIZE=3", "C: RCPT TO:<u@b.example>", "C: DATA", "S: 250 ok", "S: 250 ok", "S: 250 ok", "S: 354 go", "D", "S: 250 three")...)
 	hello(t, client)
-	for _, want := range []string{"2.0.0 250 one\n", "5.0.0 host mx[192.0.2.1] said: 550 no (in reply to RCPT TO command)\n", "2.0.0 250 two\n"} {
+	for _, want := range []string{
+		"2.0.0 250 one\n", "5.0.0 host mx[192.0.2.1] said: 550 no (in reply to RCPT TO command)\n", "2.0.0 250 two\n",
+		"5.0.0 host mx[192.0.2.1] said: 554 spam (in reply to end of DATA command)\n", "2.0.0 250 three\n",
+	} {
 		if !client.Quiet() {
 			t.Error("not quiet")
 		}
@@ -597,6 +620,43 @@ func TestInterrupted(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestGrace: who is interrupted waits for the replies to a message, but for all
+// together so long: who asked does not wait longer, and would not hear of those that
+// came.
+func TestGrace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		here, there := net.Pipe()
+		ctx, cancel := context.WithCancel(t.Context())
+		gone := make(chan struct{})
+		go func() {
+			defer close(gone)
+			s := &server{conn: keep{there}, r: bufio.NewReader(there)}
+			s.play(script(lmtp, "C: MAIL FROM:<s@a.example>", "C: RCPT TO:<u@b.example>", "C: RCPT TO:<v@b.example>", "C: RCPT TO:<w@b.example>", "C: DATA",
+				"S: 250 ok", "S: 250 ok", "S: 250 ok", "S: 250 ok", "S: 354 go", "D", "X"))
+			cancel()
+			for range 3 {
+				time.Sleep(20 * time.Second)
+				_, _ = io.WriteString(there, "250 saved\r\n")
+			}
+			_ = there.Close()
+		}()
+		c := New(here, Options{Peer: "mx", Helo: "us.example", LMTP: true})
+		hello(t, c)
+		start := time.Now()
+		got := show(c.Send(ctx, message(t, "x\r\n", "u@b.example", "v@b.example", "w@b.example")))
+		const lost = "4.3.2 delivery to mx was interrupted while sending end of data -- message may be sent more than once"
+		if want := "2.0.0 250 saved\n" + strings.Repeat(lost+" (uncertain)\n", 2) + "error: " + lost + "\n"; got != want {
+			t.Errorf("got %s\nwant %s", got, want)
+		}
+		if took := time.Since(start); took != endGrace {
+			t.Error(took)
+		}
+		c.Quit()
+		_ = here.Close()
+		<-gone
+	})
 }
 
 // TestManyRecipients: more commands than any buffer holds, to a server that

@@ -74,7 +74,7 @@ func (d *dataWriter) text(p []byte) {
 
 // foldAt returns how much of p goes on a line that has room for that many.
 func foldAt(p []byte, room int) int {
-	for n := room; n > 0 && n > room-utf8.UTFMax; n-- {
+	for n := room; n >= 0 && n > room-utf8.UTFMax; n-- {
 		if utf8.RuneStart(p[n]) {
 			return n
 		}

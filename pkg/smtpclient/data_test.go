@@ -64,6 +64,10 @@ func TestData(t *testing.T) {
 			t.Errorf("%q by octets: got %q, want %q", c.in, got, c.want)
 		}
 	}
+	// A character that does not fit at the end of a block goes on the next line.
+	if got := encode(64, x[1:], "é\r\n"); got != x[1:]+"\r\n é\r\n.\r\n" {
+		t.Errorf("at the end of a block: %q", got)
+	}
 	if got := encode(0, x+x+x); got != x+x+x+"\r\n.\r\n" {
 		t.Errorf("without limit: %q", got)
 	}

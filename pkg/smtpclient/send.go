@@ -69,6 +69,9 @@ func (s *sending) check() error {
 		return nil
 	}
 	refuse := dsn.Errorf("5.6.7", "SMTPUTF8 is required, but was not offered by host %s", s.o.Peer)
+	if s.unsure {
+		refuse.Status = refuse.Status.With(dsn.Transient)
+	}
 	if !s.m.Sender.IsASCII() {
 		return refuse
 	}
@@ -242,12 +245,14 @@ func (s *sending) transfer() error {
 		s.giveUp(err, false)
 		return err
 	}
+	ctx, done := later(s.ctx, endGrace) // for all replies together
+	defer done()
 	if !s.o.LMTP {
-		reply, err := s.read(s.ctx, endOfData)
+		reply, err := s.read(ctx, endOfData)
 		return s.end(s.accepted, reply, err)
 	}
 	for n, i := range s.accepted {
-		reply, err := s.read(s.ctx, endOfData)
+		reply, err := s.read(ctx, endOfData)
 		last := n == len(s.accepted)-1
 		if err != nil || last || reply.Code == unavailable {
 			return s.end(s.accepted[n:], reply, err)
@@ -270,7 +275,8 @@ func (s *sending) end(recipients []int, reply *Reply, lost *Error) error {
 		s.giveUp(err, false)
 		return err
 	}
-	s.open = false
+	// There are servers that keep the envelope of what they refuse.
+	s.open = !reply.positive()
 	for _, i := range recipients {
 		if reply.positive() {
 			s.decide(i, Result{Status: reply.Status(), Text: reply.String(), Diagnostic: reply.String()})
@@ -310,7 +316,16 @@ var blocks = sync.Pool{New: func() any { return new([blockSize]byte) }}
 // has not been sent.
 func (s *sending) content() error {
 	last := time.Now().Add(stages[body].timeout + time.Duration(s.m.Content.Size()/minRate)*time.Second)
-	defer context.AfterFunc(s.ctx, func() { s.setDeadline(time.Now()) })()
+	ended := make(chan struct{})
+	stop := context.AfterFunc(s.ctx, func() {
+		s.setDeadline(time.Now())
+		close(ended)
+	})
+	defer func() {
+		if !stop() {
+			<-ended // or it might cut short what has another deadline: the wait for the reply
+		}
+	}()
 	r := io.NewSectionReader(s.m.Content, 0, s.m.Content.Size())
 	d := dataWriter{w: s.w, limit: s.o.LineLength}
 	block := blocks.Get().(*[blockSize]byte)
