@@ -61,7 +61,7 @@ func setup(d *daemon.Daemon) error {
 // ownAddress reports whether a belongs to this machine: what is sent there would
 // come from there. Nothing is sent.
 func ownAddress(a netip.Addr) bool {
-	if a.IsLoopback() {
+	if a.IsLoopback() || a.IsUnspecified() { // to connect to either leads here
 		return true
 	}
 	const discard = 9

@@ -80,8 +80,9 @@ func (r *router) route() ([]target, error) {
 	}
 	list, err := r.resolver.MX(r.ctx, r.hop.host)
 	switch {
-	case errors.Is(err, dns.ErrNoData), err == nil && len(list) == 0:
-		// The domain is its own mail server.
+	case errors.Is(err, dns.ErrNoData), errors.Is(err, dns.ErrNoName), err == nil && len(list) == 0:
+		// The domain is its own mail server. Some name servers say that there is no such
+		// name where there is no such record (RFC 4074, section 4.2).
 		list = []dns.MX{{Host: r.hop.host}}
 	case err != nil:
 		return nil, notFound(r.hop.host, "MX", err)
@@ -126,11 +127,9 @@ func (r *router) lookup(host string) ([]target, error) {
 		return nil, dns.ErrNoName
 	}
 	addrs := []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}
+	var err error // where it comes with addresses there may be more of them
 	if host != localhost {
-		var err error
-		if addrs, err = r.resolver.Addresses(r.ctx, host); err != nil {
-			return nil, err
-		}
+		addrs, err = r.resolver.Addresses(r.ctx, host)
 	}
 	var list []target
 	for _, a := range addrs {
@@ -139,10 +138,13 @@ func (r *router) lookup(host string) ([]target, error) {
 			list = append(list, r.target(host, a))
 		}
 	}
-	if len(list) == 0 {
-		return nil, dns.ErrNoData
+	if len(list) > 0 {
+		return list, nil
 	}
-	return list, nil
+	if err == nil {
+		err = dns.ErrNoData
+	}
+	return nil, err
 }
 
 // usable says no to what is no address of a host, besides the protocols that are

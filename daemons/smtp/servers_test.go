@@ -119,7 +119,7 @@ func TestOwnAddress(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, a := range append(own, &net.IPNet{IP: net.IPv4(127, 0, 0, 2)}) {
+	for _, a := range append(own, &net.IPNet{IP: net.IPv4(127, 0, 0, 2)}, &net.IPNet{IP: net.IPv4zero}, &net.IPNet{IP: net.IPv6zero}) {
 		ip, ok := netip.AddrFromSlice(a.(*net.IPNet).IP)
 		if ip = ip.Unmap(); !ok || ip.IsLinkLocalUnicast() { // which need an interface
 			continue

@@ -39,7 +39,7 @@ func (z zone) MX(_ context.Context, domain string) ([]dns.MX, error) {
 	if list, ok := z.mx[domain]; ok {
 		return list, nil
 	}
-	if _, ok := z.addrs[domain]; ok {
+	if _, ok := z.addrs[domain]; ok && !strings.HasPrefix(domain, "denied") {
 		return nil, dns.ErrNoData
 	}
 	return nil, fmt.Errorf("x: %w", dns.ErrNoName)
@@ -49,7 +49,9 @@ func (z zone) Addresses(_ context.Context, host string) ([]netip.Addr, error) {
 	if strings.HasPrefix(host, "dead") {
 		return nil, fmt.Errorf("record of a name: %w", errors.New("no answer"))
 	}
-	if list, ok := z.addrs[host]; ok {
+	if list, ok := z.addrs[host]; ok && strings.HasPrefix(host, "half") {
+		return list, errors.New("no answer about the rest")
+	} else if ok {
 		return list, nil
 	}
 	return nil, dns.ErrNoName
@@ -90,6 +92,7 @@ func TestRoute(t *testing.T) {
 		},
 		addrs: map[string][]netip.Addr{
 			"a.example": ips("192.0.2.1", "192.0.2.2", "2001:db8::1"), "b.example": ips("192.0.2.3"), "host.example": ips("192.0.2.4"), "zero.example": ips("0.0.0.0"),
+			"denied.example": ips("192.0.2.4"), "half6.example": ips("2001:db8::2"), "half0.example": ips("0.0.0.0"),
 			"mine.example": ips("192.0.2.99", "127.0.0.1"),
 		},
 	}
@@ -103,10 +106,14 @@ func TestRoute(t *testing.T) {
 		{"smtp", "self.example", "5.4.6 mail for self.example loops back to myself"},
 		{"smtp", "backup.example", "a.example[2001:db8::1]:25 a.example[192.0.2.1]:25 a.example[192.0.2.2]:25"},
 		{"smtp", "waiting.example", "4.4.4 unable to find primary relay for waiting.example"},
-		{"smtp", "missing.example", "5.4.4 Host or domain name not found. Name service error for name=missing.example type=MX: Host not found"},
+		{"smtp", "missing.example", "5.4.4 Host or domain name not found. Name service error for name=missing.example type=A: Host not found"},
 		{"smtp", "dead.example", "4.4.3 Host or domain name not found. Name service error for name=dead.example type=MX: Host not found, try again (no answer)"},
 		{"smtp", "gone.example", "5.4.4 Host or domain name not found. Name service error for name=missing.example type=A: Host not found"},
 		{"smtp", "half.example", "4.4.3 Host or domain name not found. Name service error for name=dead.example type=A: Host not found, try again (no answer)"},
+		{"smtp", "denied.example", "denied.example[192.0.2.4]:25"},
+		{"smtp", "half6.example", "half6.example[2001:db8::2]:25"},
+		{"smtp", "half0.example", "4.4.3 Host or domain name not found. Name service error for name=half0.example type=A: Host not found, try again (no answer about the rest)"},
+		{"ipv4", "half6.example", "4.4.3 Host or domain name not found. Name service error for name=half6.example type=A: Host not found, try again (no answer about the rest)"},
 		{"smtp", "any.example", "a.example[2001:db8::1]:25 a.example[192.0.2.1]:25 a.example[192.0.2.2]:25"},
 		{"smtp", "alias.example", "a.example[2001:db8::1]:25 a.example[192.0.2.1]:25 a.example[192.0.2.2]:25"},
 		{"smtp", "mine-mx.example", "5.4.6 mail for mine-mx.example loops back to myself"},
@@ -119,12 +126,16 @@ func TestRoute(t *testing.T) {
 		{"lmtp", "unix:/run/x", "us.example[/run/x]"},
 		{"lmtp", "host.example", "host.example[192.0.2.4]:24"},
 	} {
-		hop, err := parseNexthop(tt.transport, tt.hop)
+		settings, transport := "", tt.transport
+		if transport == "ipv4" {
+			settings, transport = "smtp: {protocols: ipv4}\n", "smtp"
+		}
+		hop, err := parseNexthop(transport, tt.hop)
 		if err != nil {
 			t.Errorf("%s: %v", tt.hop, err)
 			continue
 		}
-		list, err := (&router{t.Context(), testConfig(t, ""), z, netip.Addr.IsLoopback, hop}).route()
+		list, err := (&router{t.Context(), testConfig(t, settings), z, netip.Addr.IsLoopback, hop}).route()
 		var got []string
 		for _, target := range list {
 			got = append(got, target.relay())

@@ -93,7 +93,7 @@ func (r *Resolver) MX(ctx context.Context, domain string) ([]MX, error) {
 }
 
 // Addresses returns the addresses of host, of both families. Where one family
-// is not known now and the other has none, the error is temporary.
+// is not known now the error is temporary, and comes with those of the other.
 func (r *Resolver) Addresses(ctx context.Context, host string) ([]netip.Addr, error) {
 	type result struct {
 		list []netip.Addr
@@ -106,13 +106,14 @@ func (r *Resolver) Addresses(ctx context.Context, host string) ([]netip.Addr, er
 	}()
 	list, err := r.family(ctx, host, dnsmessage.TypeA)
 	other := <-six
-	if list = append(other.list, list...); len(list) > 0 {
-		return list, nil
-	}
+	list = append(other.list, list...)
 	for _, e := range []error{err, other.err} {
 		if e != nil && !errors.Is(e, ErrNoName) && !errors.Is(e, ErrNoData) {
-			return nil, e
+			return list, e
 		}
+	}
+	if len(list) > 0 {
+		return list, nil
 	}
 	return nil, err
 }
@@ -264,7 +265,12 @@ func parse(b []byte, id uint16, q dnsmessage.Question) (a answer, truncated bool
 	case h.RCode != dnsmessage.RCodeSuccess:
 		return answer{}, false, fmt.Errorf("%w: %s", errRefused, strings.TrimPrefix(h.RCode.String(), "RCode"))
 	}
-	return collect(&p, q)
+	a, truncated, err = collect(&p, q)
+	if err == nil && len(a.records) == 0 && a.next == "" && !h.Authoritative && !h.RecursionAvailable {
+		// A referral: this server does not look further, and knows nothing of the name.
+		return answer{}, false, fmt.Errorf("%w: not recursive", errRefused)
+	}
+	return a, truncated, err
 }
 
 // collect takes the records that answer q from the answer section.

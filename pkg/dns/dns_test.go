@@ -103,10 +103,13 @@ func TestAddresses(t *testing.T) {
 	r, s := world(t,
 		[3]string{"both.example", "A", "192.0.2.1"}, [3]string{"both.example", "AAAA", "2001:db8::1"},
 		[3]string{"four.example", "A", "192.0.2.2"}, [3]string{"www.example", "CNAME", "four.example"}, [3]string{"none.example", "", ""},
-		[3]string{"dead.example", "A", "192.0.2.2"},
+		[3]string{"dead.example", "A", "192.0.2.2"}, [3]string{"half.example", "AAAA", "2001:db8::2"}, [3]string{"half2.example", "A", "192.0.2.3"},
 	)
 	s.Behave("dead.example", dnstest.ServFail)
+	s.Behave("half.example", dnstest.HalfFails)
+	s.Behave("half2.example", dnstest.HalfFails)
 	for name, want := range map[string]string{
+		"half.example": "[2001:db8::2] temporary", "half2.example": "[] temporary",
 		"both.example": "[2001:db8::1 192.0.2.1] ", "four.example": "[192.0.2.2] ", "www.example": "[192.0.2.2] ",
 		"none.example": "[] no data", "missing.example": "[] no name", "dead.example": "[] temporary",
 	} {
@@ -137,12 +140,17 @@ func TestName(t *testing.T) {
 }
 
 func TestNextServer(t *testing.T) {
-	_, bad := world(t)
-	bad.Behave("a.example", dnstest.ServFail)
-	_, good := world(t, [3]string{"a.example", "A", "192.0.2.1"})
-	r := asking(10*time.Second, bad, good)
-	if got, err := r.Addresses(t.Context(), "a.example"); err != nil || len(got) != 1 {
-		t.Errorf("%v, %v", got, err)
+	for _, b := range []dnstest.Behaviour{dnstest.ServFail, dnstest.Lame} {
+		alone, bad := world(t)
+		bad.Behave("a.example", b)
+		_, good := world(t, [3]string{"a.example", "A", "192.0.2.1"})
+		r := asking(10*time.Second, bad, good)
+		if got, err := r.Addresses(t.Context(), "a.example"); err != nil || len(got) != 1 {
+			t.Errorf("%d: %v, %v", b, got, err)
+		}
+		if got, err := alone.Addresses(t.Context(), "a.example"); kind(err) != "temporary" {
+			t.Errorf("%d alone: %v, %v", b, got, err)
+		}
 	}
 }
 

@@ -29,6 +29,8 @@ const (
 	Garbage
 	NoEDNS         // a question with EDNS is not understood, and not repeated
 	NotImplemented // likewise, in other words
+	HalfFails      // of the addresses: there is no answer about A
+	Lame           // a server that does not look further, and refers to others
 )
 
 // Server is a server.
@@ -207,6 +209,14 @@ func (s *Server) respond(query []byte, tcp bool) []byte {
 		m.Questions[0].Name = dnsmessage.MustNewName("other.example.")
 	case Garbage:
 		return append(query[:2:2], "garbage"...)
+	case HalfFails:
+		if q.Type == dnsmessage.TypeA {
+			m.RCode = dnsmessage.RCodeServerFailure
+		}
+	case Lame:
+		m.RecursionAvailable = false
+		b, _ := m.Pack()
+		return b
 	case NoEDNS, NotImplemented:
 		if p.SkipAllQuestions() != nil || p.SkipAllAnswers() != nil || p.SkipAllAuthorities() != nil {
 			return nil
