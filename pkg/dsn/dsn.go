@@ -256,7 +256,7 @@ func ParseOriginalRecipient(s string) (OriginalRecipient, error) {
 	}
 	typ, enc, ok := strings.Cut(s, ";")
 	typ = strings.ToLower(typ)
-	if !ok || typ == "" || strings.Trim(typ, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
+	if !ok || !IsAddressType(typ) {
 		return OriginalRecipient{}, errors.New("ORCPT: no address type")
 	}
 	decode := DecodeXtext
@@ -271,6 +271,12 @@ func ParseOriginalRecipient(s string) (OriginalRecipient, error) {
 		return OriginalRecipient{}, fmt.Errorf("ORCPT: %w", err)
 	}
 	return OriginalRecipient{typ, address}, nil
+}
+
+// IsAddressType reports whether typ can be the type of an original recipient: a word
+// in lower case, which needs no encoding in a command.
+func IsAddressType(typ string) bool {
+	return typ != "" && strings.Trim(typ, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
 }
 
 // Encode returns the value of the ORCPT parameter, in a form that needs no

@@ -99,6 +99,8 @@ func (r *Recipient) check() error {
 		return fmt.Errorf("recipient %s: NOTIFY value %d", r.Address, r.Notify)
 	case (r.ORCPT.Type == "") != (r.ORCPT.Address == ""):
 		return fmt.Errorf("recipient %s: half an original recipient", r.Address)
+	case r.ORCPT.Type != "" && !dsn.IsAddressType(r.ORCPT.Type): // it is sent as it is
+		return fmt.Errorf("recipient %s: address type %q", r.Address, r.ORCPT.Type)
 	}
 	return nil
 }

@@ -96,6 +96,8 @@ func TestDecodeRefuses(t *testing.T) {
 		"null recipient":            func(e *envelope.Envelope) { e.Recipients[0].Address = addr.Mailbox{} },
 		"an address without a type": func(e *envelope.Envelope) { e.Recipients[0].ORCPT.Type = "" },
 		"a type without an address": func(e *envelope.Envelope) { e.Recipients[0].ORCPT.Address = "" },
+		"a parameter in the type":   func(e *envelope.Envelope) { e.Recipients[0].ORCPT.Type = "rfc822;x NOTIFY=NEVER X" },
+		"a type in capitals":        func(e *envelope.Envelope) { e.Recipients[0].ORCPT.Type = "RFC822" },
 		"line break in HELO":        func(e *envelope.Envelope) { e.Trace.Helo = "a\r\nX-Evil: 1" },
 		"escape in the envelope ID": func(e *envelope.Envelope) { e.EnvID = "\x1b[2J" },
 		"no year":                   func(e *envelope.Envelope) { e.Arrival = e.Arrival.AddDate(9000, 0, 0) },
