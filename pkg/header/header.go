@@ -178,11 +178,18 @@ func (s *Splitter) isBody(line []byte) bool {
 	return !complete && (n < 0 || line[len(line)-1] == '\n')
 }
 
+// maxName bounds the name of a field, in octets: a longer word is text, as a line in
+// base64.
+const maxName = 2048
+
 // fieldName returns the length of the name at the start of a line, and whether
 // its colon is there. The length is negative where there cannot be one.
 func fieldName(line []byte) (n int, complete bool) {
 	for n < len(line) && line[n] > ' ' && line[n] < 0x7f && line[n] != ':' {
 		n++
+	}
+	if n > maxName {
+		return -1, false
 	}
 	i := n
 	for i < len(line) && isSpace(line[i]) {
@@ -205,6 +212,9 @@ func undecided(line []byte) int {
 	n := 0
 	for n < len(line) && line[n] > ' ' && line[n] < 0x7f && line[n] != ':' {
 		n++
+	}
+	if n > maxName {
+		return maxName
 	}
 	for n > 0 && n < len(line) && isSpace(line[n]) {
 		n++

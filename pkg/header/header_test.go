@@ -88,6 +88,15 @@ func TestLimit(t *testing.T) {
 			t.Errorf("%d at a time: %q, body %.20q, %v", step, fields, body, err)
 		}
 	}
+	word := strings.Repeat("x", maxName+1)
+	for _, step := range []int{1, 7, maxName, 2 * maxName} {
+		if fields, body, _, err := split("A: 1\r\n"+word+":", maxName+20, step); err != nil || len(fields) != 1 || body != word+":" {
+			t.Errorf("%d at a time: %q, body %.20q, %v", step, fields, body, err)
+		}
+		if fields, body, _, err := split("A: 1\r\n"+word[1:]+":\r\n", maxName+20, step); err != nil || len(fields) != 2 || body != "" {
+			t.Errorf("%d at a time: %.50q, body %.20q, %v", step, fields, body, err)
+		}
+	}
 	if _, _, _, err := split(strings.Repeat("x", 51), 50, 7); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("long name: %v", err)
 	}

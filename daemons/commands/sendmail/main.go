@@ -166,10 +166,10 @@ func statusOf(err error) int {
 	switch {
 	case errors.As(err, &usage):
 		return cli.Usage
-	case errors.As(err, &input):
-		return cli.DataErr
 	case errors.As(err, &verdict) && verdict.Status.Class() == dsn.Permanent:
 		return cli.Unavailable
+	case errors.As(err, &input):
+		return cli.DataErr
 	case errors.Is(err, fs.ErrPermission):
 		return cli.NoPerm
 	}

@@ -10,11 +10,18 @@ import (
 	"strings"
 
 	"posthouse/pkg/addr"
+	"posthouse/pkg/dsn"
 	"posthouse/pkg/header"
 )
 
 // maxHeader bounds the header that -t reads recipients from, in octets.
 const maxHeader = 1 << 20
+
+// maxMessage bounds what is read, in octets, whatever the mail system would take: what
+// a program writes without end must not fill the disk.
+var maxMessage int64 = 1 << 30
+
+var errTooBig = dsn.Errorf("5.3.4", "the message is too large")
 
 // input turns what a program writes into the lines of a message: LF or CRLF at
 // the end of a line, mbox lines at the top, and a lone dot at the end unless
@@ -25,6 +32,7 @@ type input struct {
 	started    bool
 	start      bool // at the beginning of a line
 	end        bool
+	mbox       bool // in an mbox line at the top
 	size       int64
 }
 
@@ -61,7 +69,11 @@ func (in *input) next() ([]byte, error) {
 			in.end = true
 			return nil, io.EOF
 		}
-		if begins && !in.started && (bytes.HasPrefix(text, []byte("From ")) || bytes.HasPrefix(text, []byte(">From "))) {
+		if begins && !in.started {
+			in.mbox = bytes.HasPrefix(bytes.TrimLeft(text, ">"), []byte("From "))
+		}
+		if in.mbox {
+			in.mbox = !ended // the rest of a long one, too
 			continue
 		}
 		in.started = true
@@ -70,7 +82,9 @@ func (in *input) next() ([]byte, error) {
 		if ended {
 			out = append(bytes.Clone(out), '\r', '\n')
 		}
-		in.size += int64(len(out))
+		if in.size += int64(len(out)); in.size > maxMessage {
+			return nil, errTooBig
+		}
 		return out, nil
 	}
 }
@@ -131,9 +145,6 @@ func readHead(in *input, extract bool) (*head, error) {
 			return nil, err
 		}
 		h.raw = append(h.raw, line...)
-		if len(h.raw) > maxHeader {
-			return nil, fmt.Errorf("the header is longer than %d octets", maxHeader)
-		}
 		if _, err := s.Feed(line, field); err != nil {
 			return nil, err
 		}

@@ -113,6 +113,8 @@ func TestInput(t *testing.T) {
 		{in: "a\n.", want: "a\r\n"},
 		{in: "..\n", want: "..\r\n"},
 		{in: "From x\n>From y\nSubject: z\n\nFrom me\n", want: "Subject: z\r\n\r\nFrom me\r\n"},
+		{in: ">>From x\nSubject: z\n", want: "Subject: z\r\n"},
+		{in: "From " + long + "\nSubject: z\n", want: "Subject: z\r\n"},
 		{in: "a\rb\n", want: "a b\r\n"},
 		{in: long + "\n.\n", want: long + "\r\n"},
 		{in: long[:32<<10-1] + "\r\nb\rc\n", want: long[:32<<10-1] + "\r\nb c\r\n"}, // the CR is the last one that is read
@@ -124,10 +126,20 @@ func TestInput(t *testing.T) {
 			}
 		}
 	}
+	defer func(n int64) { maxMessage = n }(maxMessage)
+	maxMessage = 1 << 20
+	if _, err := text(newInput(&endless{}, true)); statusOf(err) != cli.Unavailable {
+		t.Errorf("what has no end: %v", err)
+	}
 	if _, err := text(newInput(iotest.ErrReader(errors.New("broken")), false)); err == nil {
 		t.Error("a broken input is a whole message")
 	}
 }
+
+// endless is a program that writes without end.
+type endless struct{}
+
+func (endless) Read(p []byte) (int, error) { return copy(p, "y\n"), nil }
 
 func TestReadHead(t *testing.T) {
 	for _, tt := range []struct {
