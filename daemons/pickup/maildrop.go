@@ -211,10 +211,10 @@ func (d *drops) one(ctx context.Context, dir *maildrop.Directory, name string) e
 	}
 	defer f.Close()
 	m := &message{service: d.service, uid: f.UID, id: noQueue, e: f.Envelope}
-	if !d.enter(f.UID) {
+	if !d.enter(f.UID, 0) {
 		return errors.New("too many messages of one user at once")
 	}
-	defer d.leave(f.UID)
+	defer d.leave(f.UID, 0)
 	ctx, cancel := context.WithTimeout(ctx, messageTimeout)
 	defer cancel()
 	m.own()

@@ -62,5 +62,6 @@ func setup(d *daemon.Daemon) error {
 		return err
 	}
 	d.HandOff() // a message takes as long as the program that writes it
-	return d.IPC("submit", cleanup.Protocol, s.handle)
+	d.PerUser(max(1, d.Config().Daemon("pickup").MaxClients/2))
+	return d.IPC("submit", cleanup.SubmitProtocol, s.handle)
 }

@@ -290,13 +290,19 @@ func TestLimit(t *testing.T) {
 	}
 	other := uint32(os.Getuid()) + 1
 	for i := range perUser + 1 {
-		if s.enter(other) != (i < perUser) {
+		if s.enter(other, 0) != (i < perUser) {
 			t.Errorf("another user's place %d of %d", i+1, perUser)
 		}
 	}
 	for range perUser {
-		s.leave(other)
+		s.leave(other, 0)
 	}
+	for i, want := range []bool{true, false} { // one may be as large as it likes
+		if s.enter(other, maxEnvelopes+1) != want {
+			t.Errorf("large envelope %d", i+1)
+		}
+	}
+	s.leave(other, maxEnvelopes+1)
 	<-s.served // the third
 	close(s.cleanup.gate)
 	for range 2 {
@@ -346,7 +352,7 @@ func TestUsers(t *testing.T) {
 func TestClientDies(t *testing.T) {
 	s := newSystem(t, &testCleanup{})
 	for range perUser - 1 {
-		s.enter(uint32(os.Getuid()))
+		s.enter(uint32(os.Getuid()), 0)
 	}
 	tx, err := cleanup.NewClient(s.path).Begin(t.Context(), submission(t))
 	if err != nil {
@@ -401,7 +407,7 @@ func request(encode func(m *ipc.Message)) *ipc.Message {
 func TestGarbled(t *testing.T) {
 	s := newSystem(t, &testCleanup{})
 	for range perUser - 1 { // or what is left would not show
-		s.enter(uint32(os.Getuid()))
+		s.enter(uint32(os.Getuid()), 0)
 	}
 	begin := request(func(m *ipc.Message) { cleanup.EncodeBegin(m, submission(t)) })
 	raw := func(b ...byte) *ipc.Message { return request(func(m *ipc.Message) { m.Raw(b) }) }

@@ -38,8 +38,18 @@ type service struct {
 	perUser int // messages that one user may have under way
 
 	mu    sync.Mutex
-	users map[uint32]int
+	users map[uint32]share
 }
+
+// share is what a user has under way.
+type share struct {
+	messages int
+	octets   int // of envelopes
+}
+
+// maxEnvelopes is what the envelopes of one user, of more than one message, may have
+// in memory, in octets as they came.
+const maxEnvelopes = 4 << 20
 
 // messageTimeout bounds one submission: a program may take its time to write,
 // but not hold a place for ever.
@@ -75,10 +85,10 @@ func (s *service) handle(ctx context.Context, c *ipc.Conn, msg []byte, file *os.
 		return fmt.Errorf("uid=%d: content without an envelope", uid)
 	}
 	m := &message{service: s, conn: c, uid: uid, id: noQueue, e: r.Envelope}
-	if !s.enter(uid) {
+	if !s.enter(uid, len(msg)) {
 		return m.refuse("MAIL", dsn.Errorf("4.3.2", "more than %d messages at once", s.perUser))
 	}
-	defer s.leave(uid)
+	defer s.leave(uid, len(msg))
 	ctx, cancel := context.WithTimeout(ctx, messageTimeout)
 	defer cancel()
 	return m.take(ctx)
@@ -182,25 +192,29 @@ func reply(c *ipc.Conn, r cleanup.Reply) error {
 	return c.Send(m)
 }
 
-func (s *service) enter(uid uint32) bool {
+func (s *service) enter(uid uint32, octets int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.users[uid] >= s.perUser {
+	has := s.users[uid]
+	if has.messages >= s.perUser || has.messages > 0 && has.octets+octets > maxEnvelopes {
 		return false
 	}
 	if s.users == nil {
-		s.users = make(map[uint32]int)
+		s.users = make(map[uint32]share)
 	}
-	s.users[uid]++
+	s.users[uid] = share{has.messages + 1, has.octets + octets}
 	return true
 }
 
-func (s *service) leave(uid uint32) {
+func (s *service) leave(uid uint32, octets int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.users[uid]--; s.users[uid] == 0 {
+	has := s.users[uid]
+	if has.messages == 1 {
 		delete(s.users, uid)
+		return
 	}
+	s.users[uid] = share{has.messages - 1, has.octets - octets}
 }
 
 // cleanupQueue is the queue behind cleanup.

@@ -59,6 +59,8 @@ func setup(d *Daemon, mode string) error {
 		d.LimitsBySocket("s")
 	case "impatient":
 		answerTimeout = 10 * time.Millisecond
+	case "per user":
+		d.PerUser(2)
 	case "hold":
 		s.release = d.Hold()
 	case "hold at the end":

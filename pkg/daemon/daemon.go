@@ -74,6 +74,7 @@ type Daemon struct {
 	serve   []func()
 	fifos   []*os.File
 	handOff bool
+	perUser int
 	onEnd   []func()
 
 	signals   signals
@@ -92,7 +93,8 @@ type Daemon struct {
 	clients int
 	used    int
 	holds   int
-	follows bool // there is a predecessor
+	follows bool           // there is a predecessor
+	users   map[uint32]int // connections of IPC, where perUser is set
 	lastEnd time.Time
 	idle    map[caller]pause    // connections that wait for a request, or have waited for it in vain
 	evicted map[caller]struct{} // those that have to go, and have not gone yet
@@ -218,6 +220,35 @@ func (d *Daemon) LimitsBySocket(name string) {
 	}
 }
 
+// PerUser bounds the connections of IPC that one user may have at once. One more is
+// closed before it is greeted: whoever can have as many as there is room for keeps
+// others out, and may have a long request half sent on each.
+func (d *Daemon) PerUser(most int) { d.perUser = most }
+
+// enterUser counts a connection, and reports false where it is one too many.
+func (d *Daemon) enterUser(c *ipc.Conn) (leave func(), ok bool) {
+	if d.perUser == 0 {
+		return func() {}, true
+	}
+	uid, err := c.PeerUID()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err != nil || d.users[uid] >= d.perUser {
+		return nil, false
+	}
+	if d.users == nil {
+		d.users = make(map[uint32]int)
+	}
+	d.users[uid]++
+	return func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.users[uid]--; d.users[uid] == 0 {
+			delete(d.users, uid)
+		}
+	}, true
+}
+
 // Hold keeps the daemon from going away for being idle until release is called.
 // Where it goes for another reason, max_use or SIGHUP, and has a FIFO, the next
 // process is started at once, since there may be no client to start it.
@@ -331,6 +362,11 @@ func packets(c net.Conn) (*ipc.Conn, error) {
 
 // converse serves one client of IPC.
 func (d *Daemon) converse(c *ipc.Conn, p ipc.Protocol, handle func(ctx context.Context, c *ipc.Conn, msg []byte, file *os.File) error) {
+	leave, ok := d.enterUser(c)
+	if !ok {
+		return
+	}
+	defer leave()
 	defer d.forget(c)
 	c.SetSendTimeout(answerTimeout)
 	if err := ipc.Greet(c, p); err != nil {

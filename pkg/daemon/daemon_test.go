@@ -522,6 +522,33 @@ func TestEviction(t *testing.T) {
 	greeted(t, path)
 }
 
+// TestPerUser: who has all the connections that one user may have gets no other,
+// though there is room, until one of them has ended.
+func TestPerUser(t *testing.T) {
+	t.Parallel()
+	u := newUnit(t, "per user", "max_clients: 9, max_use: 0, max_idle: 24h")
+	path := u.packets("i")
+	u.start()
+	first, second := greeted(t, path), greeted(t, path)
+	if _, _, err := ipc.NewClient(path, testProtocol).Get(t.Context()); !ipc.Ended(err) {
+		t.Errorf("a third connection: %v", err)
+	}
+	if err := errors.Join(first.ask(), second.ask(), first.c.Close()); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(bound)
+	for {
+		c, _, err := ipc.NewClient(path, testProtocol).Get(t.Context())
+		if err == nil {
+			c.Close()
+			break
+		}
+		if !ipc.Ended(err) || time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestEvict: the one without use for longest goes, one that has had no request
 // yet only after a while, and no other while one is about to go.
 func TestEvict(t *testing.T) {

@@ -181,7 +181,7 @@ func (c *Client) dial(ctx context.Context) (*Conn, error) {
 		switch {
 		case err == nil:
 			return conn, nil
-		case !first || !ended(err):
+		case !first || !Ended(err):
 			return nil, err
 		}
 	}
@@ -272,7 +272,7 @@ func (c *Client) call(ctx context.Context, conn *Conn, a callArgs) (again bool, 
 	}
 	if err != nil {
 		_ = conn.Close() // the error above is the one that tells
-		return ended(err), fmt.Errorf("%s: %w", c.path, err)
+		return Ended(err), fmt.Errorf("%s: %w", c.path, err)
 	}
 	if err := a.decode(b); err != nil {
 		_ = conn.Close() // what else it says is not worth reading

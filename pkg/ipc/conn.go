@@ -347,8 +347,8 @@ func (c *Conn) PeerUID() (uint32, error) {
 	return cred.Uid, nil
 }
 
-// ended reports whether err means that the other side has closed the
+// Ended reports whether err means that the other side has closed the
 // connection, in order or not.
-func ended(err error) bool {
+func Ended(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }

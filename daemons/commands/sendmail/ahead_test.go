@@ -58,7 +58,7 @@ func TestReadAhead(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var begun, early atomic.Bool
-			path, took := busyPickup(t, func() *dsn.Error { begun.Store(true); return nil }, nil)
+			path, took := busyPickup(t, func() (*dsn.Error, error) { begun.Store(true); return nil, nil }, nil)
 			content := "From: me@x\r\n\r\n" + bodyOf(tt.size)
 			in := eof{strings.NewReader(content), func() { early.Store(begun.Load()) }}
 			s := submission{options: &options{sender: new(string), recipients: []string{"x"}}, client: cleanup.NewClient(path)}

@@ -71,8 +71,8 @@ const (
 	listTimeout   = 10 * time.Minute
 )
 
-// A mail system that is busy, as where a user has too many messages under way at
-// once, is asked again with longer and longer pauses, until patience ends: few
+// A mail system that is busy, as where a user has too many messages or connections at
+// once, or that ends before it has answered, is asked again with longer and longer pauses, until patience ends: few
 // callers of sendmail try again, although they are told to.
 const (
 	patience     = 2 * time.Minute
@@ -186,7 +186,7 @@ type submission struct {
 }
 
 func newSubmission(o *options) *submission {
-	return &submission{options: o, client: cleanup.NewClient(cleanup.SubmitPath), patience: patience, maildrop: maildrop.Dir}
+	return &submission{options: o, client: cleanup.NewSubmitClient(cleanup.SubmitPath), patience: patience, maildrop: maildrop.Dir}
 }
 
 func (s *submission) run(stdin io.Reader) error {
@@ -238,7 +238,7 @@ func (s *submission) begin(ctx context.Context, e *envelope.Envelope) (*cleanup.
 	end := time.Now().Add(s.patience)
 	for pause := firstPause; ; pause = min(2*pause, longestPause) {
 		t, err := s.client.Begin(ctx, e)
-		if !isBusy(err) || time.Now().Add(pause).After(end) {
+		if !isBusy(err) && !ipc.Ended(err) || time.Now().Add(pause).After(end) {
 			return t, err
 		}
 		select {

@@ -214,11 +214,12 @@ type taken struct {
 // pickup is a submission service in its place, with one verdict on every message.
 func pickup(t *testing.T, verdict *dsn.Error) (path string, took <-chan taken) {
 	t.Helper()
-	return busyPickup(t, func() *dsn.Error { return nil }, verdict)
+	return busyPickup(t, func() (*dsn.Error, error) { return nil, nil }, verdict)
 }
 
-// busyPickup is a submission service that begins a message when busy says so.
-func busyPickup(t *testing.T, busy func() *dsn.Error, verdict *dsn.Error) (path string, took <-chan taken) {
+// busyPickup is a submission service that begins a message when busy says so, or ends
+// the connection.
+func busyPickup(t *testing.T, busy func() (*dsn.Error, error), verdict *dsn.Error) (path string, took <-chan taken) {
 	t.Helper()
 	all := make(chan taken, 10)
 	path = ipctest.Serve(t, cleanup.Protocol, func(c *ipc.Conn, b []byte, _ *os.File) error {
@@ -231,8 +232,12 @@ func busyPickup(t *testing.T, busy func() *dsn.Error, verdict *dsn.Error) (path 
 			r.Encode(m)
 			return c.Send(m)
 		}
-		if err := busy(); err != nil {
-			return answer(cleanup.Reply{Err: err})
+		refusal, err := busy()
+		switch {
+		case err != nil:
+			return err
+		case refusal != nil:
+			return answer(cleanup.Reply{Err: refusal})
 		}
 		got := taken{e: r.Envelope}
 		if err := answer(cleanup.Reply{ID: testID}); err != nil {
@@ -347,13 +352,17 @@ func TestBusy(t *testing.T) {
 		{"for too long", 1000, dsn.Errorf("4.3.2", "busy"), 2 * firstPause, cli.TempFail, 2},
 		{"not busy", 1, dsn.Errorf("4.3.1", "no space"), time.Hour, cli.TempFail, 1},
 		{"never", 1, dsn.Errorf("5.3.2", "no"), time.Hour, cli.Unavailable, 1},
+		{"gone before it has answered", 2, nil, time.Hour, cli.OK, 3},
 	} {
 		var asked atomic.Int32
-		path, took := busyPickup(t, func() *dsn.Error {
-			if asked.Add(1) <= int32(tt.refusals) {
-				return tt.err
+		path, took := busyPickup(t, func() (*dsn.Error, error) {
+			switch {
+			case asked.Add(1) > int32(tt.refusals):
+				return nil, nil
+			case tt.err == nil:
+				return nil, io.ErrUnexpectedEOF
 			}
-			return nil
+			return tt.err, nil
 		}, nil)
 		s := submission{options: &options{sender: new(string), recipients: []string{"x"}}, client: cleanup.NewClient(path), patience: tt.patience}
 		status := cli.OK

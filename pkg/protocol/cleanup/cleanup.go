@@ -28,6 +28,11 @@ import (
 // all recipients.
 var Protocol = ipc.Protocol{Name: "cleanup", Version: 1, MaxRequest: 16 << 20, MaxReply: 4096}
 
+// SubmitProtocol is what pickup greets with: whoever calls it is any local user, and
+// what he sends is in memory. There is room for the addresses of some ten thousand
+// recipients.
+var SubmitProtocol = ipc.Protocol{Name: Protocol.Name, Version: Protocol.Version, MaxRequest: 1 << 20, MaxReply: Protocol.MaxReply}
+
 // Where the servers are.
 const (
 	Path       = "/run/posthouse/private/cleanup"
@@ -105,10 +110,20 @@ func DecodeReply(b []byte) (Reply, error) {
 }
 
 // Client puts messages into the queue.
-type Client struct{ ipc *ipc.Client }
+type Client struct {
+	ipc        *ipc.Client
+	maxRequest int
+}
 
-// NewClient returns a client for Path or SubmitPath.
-func NewClient(path string) *Client { return &Client{ipc.NewClient(path, Protocol)} }
+// NewClient returns a client for Path.
+func NewClient(path string) *Client { return newClient(path, Protocol) }
+
+// NewSubmitClient returns a client for SubmitPath.
+func NewSubmitClient(path string) *Client { return newClient(path, SubmitProtocol) }
+
+func newClient(path string, p ipc.Protocol) *Client {
+	return &Client{ipc.NewClient(path, p), p.MaxRequest}
+}
 
 // Wake has systemd start the server.
 func (c *Client) Wake(ctx context.Context) { c.ipc.Wake(ctx) }
@@ -131,6 +146,9 @@ func (c *Client) Begin(ctx context.Context, e *envelope.Envelope) (*Transaction,
 	m := messages.Get().(*ipc.Message)
 	m.Reset()
 	EncodeBegin(m, e)
+	if m.Len() > c.maxRequest {
+		return nil, dsn.Errorf("5.5.3", "%d recipients are too many", len(e.Recipients))
+	}
 	for {
 		conn, kept, err := c.ipc.Get(ctx)
 		if err != nil {

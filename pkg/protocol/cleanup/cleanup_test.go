@@ -110,6 +110,20 @@ func TestClient(t *testing.T) {
 	})
 }
 
+// TestTooMany: what pickup would not read is not sent.
+func TestTooMany(t *testing.T) {
+	e := full(t)
+	e.Recipients = slices.Repeat(wiretest.Recipients(t)[:1], 1+SubmitProtocol.MaxRequest/8)
+	var refused *dsn.Error
+	if _, err := NewSubmitClient("/nowhere").Begin(t.Context(), e); !errors.As(err, &refused) || refused.Status.String() != "5.5.3" {
+		t.Errorf("%v", err)
+	}
+	var off *ipc.UnavailableError
+	if _, err := NewSubmitClient("/nowhere").Begin(t.Context(), full(t)); !errors.As(err, &off) {
+		t.Errorf("%v", err)
+	}
+}
+
 // queue is a server that keeps to the protocol, with what it has been sent.
 type queue struct {
 	begin, end Reply
