@@ -153,6 +153,10 @@ func each(ctx context.Context, a asker, r rewrite.Request, take func(i int, answ
 			return fmt.Errorf("rewrite: %d answers for %d addresses", len(answers), len(piece.Addresses))
 		}
 		for i := range answers {
+			if e := answers[i].Err; e != nil && r.Op == rewrite.Expand && e.Status.String() == "5.1.3" {
+				// No address: qmgr hears the same, and tells the sender. The others get their mail.
+				answers[i] = rewrite.Answer{Addresses: piece.Addresses[i : i+1]}
+			}
 			if err := check(&answers[i], piece.Addresses[i]); err != nil {
 				return err
 			}

@@ -156,7 +156,7 @@ func (s *service) begin(ctx context.Context, e *envelope.Envelope) (*transaction
 	switch n := len(e.Recipients); {
 	case n == 0:
 		return nil, dsn.Errorf("5.5.1", "no recipients")
-	case n > cfg.Limits.Recipients && e.Trace.Origin != envelope.FromSystem:
+	case n > cfg.Limits.Recipients && (e.Trace.Origin == envelope.FromNetwork || e.Trace.ClientAddr.IsValid()):
 		return nil, dsn.Errorf("5.5.3", "%d recipients, the limit is %d", n, cfg.Limits.Recipients)
 	case n == 1:
 		t.only = given(&e.Recipients[0])

@@ -141,6 +141,7 @@ func TestRefusals(t *testing.T) {
 	s.rewrite.set(func(r *testRewrite) {
 		r.refuse = map[string]*dsn.Error{
 			"gone@example.org": dsn.Errorf("5.1.1", "no such user"), "later@example.org": dsn.Errorf("4.3.0", "%s", strings.Repeat("\x1b", 1900)),
+			"-x@example.org": dsn.Errorf("5.1.3", "bad recipient address syntax"),
 		}
 	})
 	null := fromNetwork(t, "a@example.org")
@@ -162,8 +163,18 @@ func TestRefusals(t *testing.T) {
 		wantStatus(t, tt.name, err, tt.status)
 		s.empty(t)
 	}
+	id, err := s.submit(t, fromLocal(t, "a@example.org", "-x@example.org"), "\r\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e, _ := s.read(t, id); len(e.Recipients) != 2 || e.Envelope.Recipients[1].Address != mbox(t, "-x@example.org") {
+		t.Errorf("what is no address, among others: %+v", e.Recipients)
+	}
 	if _, err := s.submit(t, fromNetwork(t, "a@x", "b@x", "c@x"), "\r\n"); err != nil {
 		t.Errorf("three recipients: %v", err)
+	}
+	if _, err := s.submit(t, fromLocal(t, "a@x", "b@x", "c@x", "d@x"), "\r\n"); err != nil { // as with Postfix
+		t.Errorf("four recipients of a local user: %v", err)
 	}
 	many := fromNetwork(t, "a@x", "b@x", "c@x", "d@x")
 	many.Trace = envelope.Trace{Origin: envelope.FromSystem}
@@ -175,7 +186,7 @@ func TestRefusals(t *testing.T) {
 	if _, err := s.submit(t, many, long); err != nil {
 		t.Errorf("a message that is sent on: %v", err)
 	}
-	_, err := s.submit(t, many, long+strings.Repeat("0123456789abcd\r\n", traceSize/16))
+	_, err = s.submit(t, many, long+strings.Repeat("0123456789abcd\r\n", traceSize/16))
 	wantStatus(t, "a message of any size", err, "5.3.4")
 }
 

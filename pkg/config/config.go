@@ -129,7 +129,7 @@ type LimitsConfig struct {
 	// The largest message, in octets.
 	MessageSize Size `yaml:"message_size" default:"50MiB" min:"1KiB" max:"1TiB"`
 
-	// The recipients of a message.
+	// The recipients of a message that comes by SMTP.
 	Recipients int `yaml:"recipients" default:"1000" min:"1" max:"50000"`
 
 	// The header of a message, in octets.
