@@ -78,7 +78,7 @@ func (d *drops) loop() (end, run func()) {
 		tick := time.NewTicker(lookAgain)
 		defer tick.Stop()
 		for !d.ending() {
-			d.all(ctx)
+			d.stay(func() { d.all(ctx) })
 			select {
 			case <-d.wake:
 			case <-tick.C:
@@ -86,6 +86,20 @@ func (d *drops) loop() (end, run func()) {
 			}
 		}
 		d.last()
+	}
+}
+
+// longLook is how long a look may take before it keeps the daemon. A variable for tests.
+var longLook = 10 * time.Second
+
+// stay has the daemon stay while look takes long, as where the directory is on a file
+// server that is away: one that goes waits for the look, and serves nobody meanwhile.
+func (d *drops) stay(look func()) {
+	held := make(chan func(), 1)
+	t := time.AfterFunc(longLook, func() { held <- d.hold() })
+	look()
+	if !t.Stop() {
+		(<-held)()
 	}
 }
 

@@ -363,3 +363,27 @@ func TestDropsLoop(t *testing.T) {
 		}
 	}
 }
+
+// TestLongLook: the daemon stays while a look takes long, and no longer.
+func TestLongLook(t *testing.T) {
+	defer func(d time.Duration) { longLook = d }(longLook)
+	longLook = time.Millisecond
+	held := make(chan bool, 2)
+	d := &drops{hold: func() (release func()) {
+		held <- true
+		return func() { held <- false }
+	}}
+	d.stay(func() {
+		if !<-held {
+			t.Error("released before it was held")
+		}
+	})
+	if <-held {
+		t.Error("held twice")
+	}
+	longLook = time.Hour
+	d.stay(func() {})
+	if len(held) > 0 {
+		t.Error("held by a short look")
+	}
+}
