@@ -172,13 +172,21 @@ func (e *engine) quit(args string) (bool, error) {
 	return true, errors.Join(errQuit, e.w.Flush())
 }
 
-// path reads "FROM:<...>" or "TO:<...>" and the parameters behind it.
+// path reads "FROM:<...>" or "TO:<...>" and the parameters behind it. Some devices
+// leave the brackets out; Postfix takes that, too.
 func path(args, word string) (m addr.Mailbox, params string, ok bool, err error) {
 	if len(args) < len(word) || !strings.EqualFold(args[:len(word)], word) {
 		return addr.Mailbox{}, "", false, nil
 	}
 	// RFC 5321 has no space here, but many clients do.
-	m, params, err = addr.ParsePath(strings.TrimLeft(args[len(word):], " "))
+	rest := strings.TrimLeft(args[len(word):], " ")
+	if strings.HasPrefix(rest, "<") {
+		m, params, err = addr.ParsePath(rest)
+	} else {
+		n := strings.IndexByte(rest+" ", ' ')
+		m, err = addr.Parse(rest[:n])
+		params = rest[n:]
+	}
 	if err == nil && params != "" && params[0] != ' ' {
 		err = errors.New("no space after the path")
 	}

@@ -51,7 +51,8 @@ type Config struct {
 	BareNewline  bool
 	HeloRequired bool
 	// Local is for a program on the same machine that sends as its user: recipients
-	// need no domain, and it need not wait for replies, as where it is a script.
+	// need no domain, and it need not wait for replies, as where it is a script. One whose
+	// first line ends in a bare LF may end all lines so.
 	Local bool
 	// Stop, when it ends, has the session end with 421 as soon as no
 	// transaction is under way. It may be nil.
@@ -394,9 +395,12 @@ func (e *engine) command() (string, error) {
 	if b, ok := bytes.CutSuffix(b, []byte("\r\n")); ok {
 		return string(b), nil
 	}
-	if !e.cfg.BareNewline {
+	// A script that sends for its user may know LF only. It shows in its first line.
+	first := e.cfg.Local && e.stats == Stats{After: "CONNECT"}
+	if !e.cfg.BareNewline && !first {
 		return "", e.bare("LF")
 	}
+	e.cfg.BareNewline = true
 	return string(b[:len(b)-1]), nil
 }
 

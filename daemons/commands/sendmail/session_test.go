@@ -56,6 +56,16 @@ func TestSession(t *testing.T) {
 	if m.content != "Subject: x\r\n\r\n.\r\nbody\r\n" || m.e.Sender.String() != "a@b" || len(m.e.Recipients) != 2 || m.e.Recipients[0].Address.String() != "root" {
 		t.Errorf("%+v %q", m.e, m.content)
 	}
+	// A script's lines may end in LF, but not here and there.
+	if codes, _ := talk(t, path, off, strings.Join(dialogue, "\n")+"\n"); codes != "220 250 250 250 250 354 250 221" {
+		t.Errorf("lines that end in LF: %s", codes)
+	}
+	if m := <-took; m.content != "Subject: x\r\n\r\n.\r\nbody\r\n" {
+		t.Errorf("lines that end in LF: %q", m.content)
+	}
+	if codes, _ := talk(t, path, off, dialogue[0], strings.Join(dialogue[1:], "\n")); codes != "220 250 521" {
+		t.Errorf("some lines that end in LF: %s", codes)
+	}
 	for _, tt := range []struct{ status, reply string }{
 		{"5.3.4", "552 5.3.4 Error: no"}, {"4.3.1", "452 4.3.1 Error: no"}, {"5.7.1", "554 5.7.1 Error: no"}, {"4.5.0", "451 4.5.0 Error: no"},
 	} {
