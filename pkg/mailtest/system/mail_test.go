@@ -388,7 +388,7 @@ func bounces(t *testing.T, m *mailtest.Machine) {
 	for _, want := range []string{
 		"Return-Path: <>\n", "Content-Type: multipart/report; report-type=delivery-status", "Auto-Submitted: auto-replied",
 		"Reporting-MTA: dns; mail.example.org", "Final-Recipient: rfc822; x@dead.example", "Action: failed", "Status: 5.",
-		"Diagnostic-Code: smtp; 5", "Remote-MTA: dns; 127.0.0.1", "Subject: refused",
+		"Diagnostic-Code: smtp; 5", "Remote-MTA: dns; [127.0.0.1]", "Subject: refused",
 	} {
 		if !strings.Contains(dsn, want) {
 			t.Errorf("the notification lacks %q:\n%s", want, dsn)

@@ -33,8 +33,8 @@ var answers = []answer{
 	{"second.example", "second.example MX 5 nowhere.example\nsecond.example MX 10 mx.good.example", "2.0.0 sent", ""},
 	{"truncated.example", "truncated.example MX 10 mx.good.example\ntruncated.example ! truncate", "2.0.0 sent", ""},
 
-	{"missing.example", "", "5.4.4 bounced", notFoundText + "missing.example type=MX: Host not found)"},
-	{"dangling.example", "dangling.example CNAME nowhere.example", "5.4.4 bounced", notFoundText + "dangling.example type=MX: Host not found)"},
+	{"missing.example", "", "5.4.4 bounced", notFoundText + "missing.example type=A: Host not found)"},
+	{"dangling.example", "dangling.example CNAME nowhere.example", "5.4.4 bounced", notFoundText + "dangling.example type=A: Host not found)"},
 	{"null.example", "null.example MX 0 .", "5.1.10 bounced", "Domain null.example does not accept mail (nullMX)"},
 	{"bare.example", "bare.example", "5.4.4 bounced", notFoundText + "bare.example type=A: Host found but no data record of requested type"},
 	{"gone.example", "gone.example MX 10 nowhere.example", "5.4.4 bounced", notFoundText + "nowhere.example type=A: Host not found)"},
