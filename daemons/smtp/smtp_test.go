@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"posthouse/pkg/addr"
 	"posthouse/pkg/agent"
 	"posthouse/pkg/config"
@@ -287,13 +289,20 @@ func TestDeliver(t *testing.T) {
 
 // TestTrouble: whatever a host does, nobody fails for good who was not refused.
 func TestTrouble(t *testing.T) {
-	refused := func() string {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
+	refused := func() string { // by a port that is bound: nobody else gets it meanwhile
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer ln.Close()
-		return fmt.Sprintf("[127.0.0.1]:%d", netip.MustParseAddrPort(ln.Addr().String()).Port())
+		t.Cleanup(func() { unix.Close(fd) })
+		if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+			t.Fatal(err)
+		}
+		at, err := unix.Getsockname(fd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprintf("[127.0.0.1]:%d", at.(*unix.SockaddrInet4).Port)
 	}()
 	script := func(lines ...string) string {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")

@@ -64,6 +64,7 @@ func setup(d *Daemon, mode string) error {
 	case "hold":
 		s.release = d.Hold()
 	case "hold at the end":
+		s.release = d.Hold() // or it could go before its client is taken
 		d.OnEnd(func() { d.Hold() })
 	case "slow":
 		if err := activation.Notify("STATUS=setup begins"); err != nil {
@@ -83,7 +84,11 @@ func setup(d *Daemon, mode string) error {
 	if err := d.IPC("i", testProtocol, s.request); err != nil {
 		return err
 	}
-	return d.FIFO("f", func() { fmt.Println("look", os.Getpid()) })
+	if err := d.FIFO("f", func() { fmt.Println("look", os.Getpid()) }); err != nil {
+		return err
+	}
+	d.Loop(func() { s.deaf.Store(true) }, func() {}) // woken after all others
+	return nil
 }
 
 type server struct {
@@ -91,6 +96,7 @@ type server struct {
 	release  func()
 	sessions atomic.Int32 // under way
 	requests atomic.Int32 // under way
+	deaf     atomic.Bool  // nobody is accepted any more
 }
 
 // session says hello with the number of sessions under way, and does what each
@@ -111,7 +117,7 @@ func (s *server) session(ctx context.Context, c net.Conn) {
 		case "origin":
 			fmt.Fprintln(c, s.d.Config().Origin)
 		case "ending":
-			fmt.Fprintln(c, s.d.Ending())
+			fmt.Fprintln(c, s.d.Ending() && s.deaf.Load())
 		case "hup": // from outside it might hit a process that is not there any more
 			fmt.Fprintln(c, syscall.Kill(os.Getpid(), syscall.SIGHUP))
 		case "release":

@@ -37,10 +37,12 @@ func (u *unit) mainPID(n int) (pid int) {
 // goes when both have nothing more to do.
 func TestHandOver(t *testing.T) {
 	t.Parallel()
-	u := newUnit(t, "handoff", "max_use: 3, max_idle: 10ms")
+	u := newUnit(t, "handoff", "max_use: 3, max_idle: 24h")
 	a, path := u.stream("s"), u.packets("i")
 	u.start()
 	long := begin(t, a)
+	// For its successor: the first one could go before its first client is taken.
+	u.configure("limits", "daemons: {test: {max_use: 3, max_idle: 10ms}}")
 	pid := long.pid()
 	begin(t, a).quit()
 	begin(t, a).quit() // the last use
@@ -69,6 +71,8 @@ func TestHandOver(t *testing.T) {
 	}
 	long.quit()
 	u.checkEnds(2, 0)
+	u.waitState(activation.Ready, 2) // what was sent may not have been read yet
+	u.waitState("BARRIER=1", 1)
 	u.mu.Lock()
 	states := slices.Clone(u.states)
 	u.mu.Unlock()
@@ -321,11 +325,15 @@ func TestHold(t *testing.T) {
 		{"released", "hold", func(s *session, _ *unit) { s.ask("release") }, false},
 		{"not on hold", "plain", func(s *session, _ *unit) { s.ask("hup") }, false},
 		// What a process does with its last breath is no reason to start another.
-		{"idle", "hold at the end", func(*session, *unit) {}, false},
+		{"idle", "hold at the end", func(s *session, _ *unit) { s.ask("release") }, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			u := newUnit(t, tt.mode, "max_use: 0, max_idle: 10ms")
+			limits := "max_use: 0, max_idle: 10ms"
+			if tt.mode == "plain" {
+				limits = stay // or it could go before its client is taken
+			}
+			u := newUnit(t, tt.mode, limits)
 			a := u.stream("s")
 			fifo := u.fifo("f")
 			u.start()

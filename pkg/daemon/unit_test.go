@@ -146,12 +146,15 @@ func count(list []string, s string) (n int) {
 	return n
 }
 
-// checkStates tests what was notified, in this order, but for signs of life.
+// checkStates tests what was notified, in this order, but for signs of life. What was sent
+// may not have been read yet.
 func (u *unit) checkStates(want ...string) {
 	u.t.Helper()
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	got := slices.DeleteFunc(slices.Clone(u.states), func(s string) bool { return s == activation.Alive })
+	var got []string
+	u.wait("states", func() bool {
+		got = slices.DeleteFunc(slices.Clone(u.states), func(s string) bool { return s == activation.Alive })
+		return len(got) >= len(want)
+	})
 	if !slices.Equal(got, want) {
 		u.t.Errorf("notified %q, want %q", got, want)
 	}

@@ -271,7 +271,7 @@ func TestKernelLock(t *testing.T) {
 // The lock is for the file that has the name now: what is written to one that a
 // mail reader has replaced meanwhile would be lost.
 func TestReplacedWhileLocked(t *testing.T) {
-	hurry(t, 1000)
+	hurry(t, 1<<20)
 	dir := t.TempDir()
 	file, lock := filepath.Join(dir, "alice"), filepath.Join(dir, "alice.lock")
 	for _, f := range []string{file, file + ".new", lock} {

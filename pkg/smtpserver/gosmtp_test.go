@@ -130,7 +130,7 @@ func goTalk(t testing.TB, p Policy, script string) string {
 		}
 		buf := make([]byte, 4096)
 		for len(strings.Fields(codes(said.String()))) < i {
-			client.SetReadDeadline(time.Now().Add(2 * time.Second))
+			client.SetReadDeadline(time.Now().Add(time.Minute))
 			n, err := client.Read(buf)
 			said.Write(buf[:n])
 			if err != nil {
@@ -139,7 +139,7 @@ func goTalk(t testing.TB, p Policy, script string) string {
 		}
 	}
 	_ = client.(*net.TCPConn).CloseWrite()
-	client.SetReadDeadline(time.Now().Add(500 * time.Millisecond))
+	client.SetReadDeadline(time.Now().Add(time.Minute)) // the server ends with what it reads
 	rest, _ := io.ReadAll(client)
 	said.Write(rest)
 	return said.String()

@@ -11,7 +11,10 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"posthouse/pkg/dsn"
 )
@@ -85,7 +88,7 @@ func (p *recorder) Refused(_ *Session, r Refusal) {
 
 func (r *record) Abort() { r.p.open--; r.p.aborted++ }
 
-var testConfig = Config{Hostname: "mx.example", MessageSize: 1000, Recipients: 3, SoftErrors: 50, HardErrors: 60, CommandTimeout: 3 * time.Second}
+var testConfig = Config{Hostname: "mx.example", MessageSize: 1000, Recipients: 3, SoftErrors: 50, HardErrors: 60, CommandTimeout: time.Minute}
 
 // talk feeds script to a session, in pieces of the given size, waiting for
 // replies where the script has a "|". It returns all that the server said.
@@ -318,6 +321,11 @@ type session struct {
 func newSession(t testing.TB, cfg Config, p Policy) *session {
 	t.Helper()
 	client, server := pair(t)
+	return beginSession(t, cfg, p, client, server)
+}
+
+func beginSession(t testing.TB, cfg Config, p Policy, client, server net.Conn) *session {
+	t.Helper()
 	s := &session{client: client, stats: make(chan Stats, 1)}
 	go func() {
 		stats := Serve(server, cfg, p)
@@ -390,17 +398,20 @@ func TestReadOnBounds(t *testing.T) {
 	cfg := testConfig
 	cfg.CommandTimeout = 200 * time.Millisecond
 	for name, last := range map[string]string{"an end of its own": "x\n.\n", "too much": strings.Repeat("x\n", 1000)} {
-		p := &recorder{}
-		s := newSession(t, cfg, p)
-		io.WriteString(s.client, "DATA\r\n")
-		s.said += readGreeting(t, s.client)
-		io.WriteString(s.client, last) // and now it waits
-		rest, _ := io.ReadAll(s.client)
-		s.client.Close()
-		stats := <-s.stats
-		if got := codes(s.said + string(rest)); got != "220 250 250 250 354 521" || stats.Cause != "bare LF" || p.aborted != 1 {
-			t.Errorf("%s: %s, %+v", name, got, stats)
-		}
+		synctest.Test(t, func(t *testing.T) { // however slow the machine is
+			p := &recorder{}
+			client, server := net.Pipe()
+			s := beginSession(t, cfg, p, client, server)
+			io.WriteString(s.client, "DATA\r\n")
+			s.said += readGreeting(t, s.client)
+			go io.WriteString(s.client, last) // and then it waits
+			rest, _ := io.ReadAll(s.client)
+			s.client.Close()
+			stats := <-s.stats
+			if got := codes(s.said + string(rest)); got != "220 250 250 250 354 521" || stats.Cause != "bare LF" || p.aborted != 1 {
+				t.Errorf("%s: %s, %+v", name, got, stats)
+			}
+		})
 	}
 }
 
@@ -451,7 +462,16 @@ func TestEarlyTalker(t *testing.T) {
 	io.WriteString(client, "EHLO c\r\n")
 	stats := make(chan Stats, 1)
 	go func() {
-		time.Sleep(20 * time.Millisecond)
+		raw, err := server.(*net.TCPConn).SyscallConn()
+		if err == nil { // until it is there
+			err = raw.Read(func(fd uintptr) bool {
+				n, _ := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+				return n > 0
+			})
+		}
+		if err != nil {
+			t.Error(err)
+		}
 		stats <- Serve(server, testConfig, &recorder{})
 		server.Close()
 	}()

@@ -91,7 +91,11 @@ func (w *world) submit(m *message) {
 
 // ask has qmgr do something, and reports whether it says that it has.
 func (w *world) ask(op queuectl.Op, ids ...queueid.ID) bool {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	limit := stepTime
+	if w.hasStruck() {
+		limit = 2 * time.Second
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	reply, err := queuectl.Do(ctx, queuectl.Path, queuectl.Request{Op: op, All: len(ids) == 0, IDs: ids})
 	return err == nil && reply.Err == nil && len(reply.Missing) == 0

@@ -327,8 +327,8 @@ func (u *unit) stop(sig unix.Signal) {
 	_, _ = unix.Write(u.wake[1], []byte{0}) // there is room
 }
 
-// patience is how long a daemon may take to end.
-const patience = 10 * time.Second
+// patience is how long a daemon may take to end: more than it gives itself (stopPatience).
+const patience = 30 * time.Second
 
 func (u *unit) wait(w *world) {
 	for _, sig := range []unix.Signal{unix.SIGQUIT, unix.SIGKILL} { // SIGQUIT: with its stacks in the log

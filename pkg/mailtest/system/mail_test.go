@@ -319,7 +319,7 @@ func crowd(t *testing.T, m *mailtest.Machine) {
 func sink(m *mailtest.Machine, name, address string, options ...string) {
 	command := append([]string{"smtp-sink", "-u", "nobody"}, options...)
 	m.Start(name, append(command, address, "100")...)
-	m.WaitFor("the sink", 10*time.Second, func() bool { return m.Script("ss -Htln src "+address) != "" })
+	m.WaitFor("the sink", time.Minute, func() bool { return m.Script("ss -Htln src "+address) != "" })
 }
 
 func relay(t *testing.T, m *mailtest.Machine) {
@@ -340,7 +340,7 @@ func relay(t *testing.T, m *mailtest.Machine) {
 
 func deadHost(t *testing.T, m *mailtest.Machine) {
 	m.RunInput([]byte("Subject: for the dead\n\nx\n"), "sendmail", "-f", "alice@example.net", "x@dead.example")
-	m.WaitFor("the message to be deferred", 20*time.Second, func() bool { return strings.Contains(m.Run("mailq"), "Connection refused") })
+	m.WaitFor("the message to be deferred", time.Minute, func() bool { return strings.Contains(m.Run("mailq"), "Connection refused") })
 	listing := regexp.MustCompile(`(?m)^-Queue ID-  --Size-- ----Arrival Time---- -Sender/Recipient-------\n[0-9A-Za-z]{13} +\d+  \w{3} \w{3} +\d+ \d\d:\d\d:\d\d alice@example\.net\n` +
 		` +\(connect to 127\.0\.0\.1\[127\.0\.0\.1\]:2601: Connection refused\)\n +x@dead\.example\n\n-- \d+ Kbytes in 1 Request\.`)
 	if q := m.Run("mailq"); !listing.MatchString(q) {
@@ -348,7 +348,7 @@ func deadHost(t *testing.T, m *mailtest.Machine) {
 	}
 	sink(m, "risen", "127.0.0.1:2601")
 	m.Run("posthouse", "queue", "retry", "--all")
-	emptyQueue(m, 20*time.Second)
+	emptyQueue(m, time.Minute)
 	if !strings.Contains(m.MailLog(), "to=<x@dead.example>, relay=127.0.0.1[127.0.0.1]:2601") {
 		t.Error("the log does not say where the message went")
 	}
@@ -360,7 +360,7 @@ func deadHost(t *testing.T, m *mailtest.Machine) {
 func slowHost(t *testing.T, m *mailtest.Machine) {
 	sink(m, "slow", "127.0.0.1:2601", "-w", "3600")
 	m.RunInput([]byte("Subject: for the slow\n\nx\n"), "sendmail", "-f", "alice@example.net", "x@dead.example")
-	m.WaitFor("the slow host", 20*time.Second, func() bool { return m.Script("ss -Htn state established dst 127.0.0.1:2601") != "" })
+	m.WaitFor("the slow host", time.Minute, func() bool { return m.Script("ss -Htn state established dst 127.0.0.1:2601") != "" })
 	m.Run("systemctl", "reload", "posthouse-smtp.service")
 	sink(m, "fast", "127.0.0.1:2600")
 	m.RunInput([]byte("Subject: for the fast\n\nx\n"), "sendmail", "-f", "alice@example.net", "fast@sink.example")
@@ -371,7 +371,7 @@ func slowHost(t *testing.T, m *mailtest.Machine) {
 		t.Error("the connection to the slow host has ended")
 	}
 	m.Run("systemctl", "restart", "posthouse-qmgr.service") // returns when the old one is gone
-	m.WaitFor("the end of the delivery", 20*time.Second, func() bool { return strings.Contains(m.MailLog(), "was interrupted while") })
+	m.WaitFor("the end of the delivery", time.Minute, func() bool { return strings.Contains(m.MailLog(), "was interrupted while") })
 	m.Stop("slow")
 	sink(m, "slow", "127.0.0.1:2601")
 	m.Run("posthouse", "queue", "retry", "--all")
@@ -383,7 +383,7 @@ func slowHost(t *testing.T, m *mailtest.Machine) {
 func bounces(t *testing.T, m *mailtest.Machine) {
 	sink(m, "refuser", "127.0.0.1:2601", "-f", "RCPT")
 	m.RunInput([]byte("Subject: refused\n\nx\n"), "sendmail", "-f", "alice@example.net", "x@dead.example")
-	m.WaitFor("the notification", 20*time.Second, func() bool { return count(t, m, alice) == 1 })
+	m.WaitFor("the notification", time.Minute, func() bool { return count(t, m, alice) == 1 })
 	dsn := m.Script("cat " + alice + "/*")
 	for _, want := range []string{
 		"Return-Path: <>\n", "Content-Type: multipart/report; report-type=delivery-status", "Auto-Submitted: auto-replied",
@@ -420,10 +420,10 @@ func relayControl(t *testing.T, m *mailtest.Machine) {
 func disabled(t *testing.T, m *mailtest.Machine) {
 	m.Run("systemctl", "disable", "--now", "posthouse-virtual.socket")
 	m.RunInput([]byte("Subject: waits\n\nx\n"), "sendmail", "alice@example.net")
-	m.WaitFor("the reason to name the unit", 20*time.Second, func() bool { return strings.Contains(m.Run("mailq"), "posthouse-virtual.socket") })
+	m.WaitFor("the reason to name the unit", time.Minute, func() bool { return strings.Contains(m.Run("mailq"), "posthouse-virtual.socket") })
 	m.Run("systemctl", "enable", "--now", "posthouse-virtual.socket")
 	m.Run("posthouse", "queue", "retry", "--all")
-	emptyQueue(m, 20*time.Second)
+	emptyQueue(m, time.Minute)
 	if count(t, m, alice) != 1 {
 		t.Error("the message that waited did not arrive")
 	}
@@ -435,6 +435,6 @@ func disabled(t *testing.T, m *mailtest.Machine) {
 	if err != nil || r.Code != 75 || !strings.Contains(r.Stderr, "sendmail: "+off) {
 		t.Errorf("sendmail without pickup: %+v, %v", r, err)
 	}
-	m.WaitFor("the log of sendmail", 20*time.Second, func() bool { return strings.Contains(m.MailLog(), ": error: nobody(65534): "+off) })
+	m.WaitFor("the log of sendmail", time.Minute, func() bool { return strings.Contains(m.MailLog(), ": error: nobody(65534): "+off) })
 	m.Run("systemctl", "enable", "--now", "posthouse-pickup.socket")
 }
