@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"go/ast"
 	"go/parser"
@@ -251,6 +252,40 @@ func TestNoFile(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %s", err, want)
 		}
+	}
+}
+
+// TestLinks: a link that leads nowhere is no missing file, whose settings would be
+// the defaults; one that leads to a file is that file.
+func TestLinks(t *testing.T) {
+	for _, name := range []string{"posthouse.yaml", "conf.d", "conf.d/a.yaml"} {
+		dir := write(t, map[string]string{"main": "hostname: one.example\n"})
+		link := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(link), 0o700), os.Symlink("/nonexistent/x", link)); err != nil {
+			t.Fatal(err)
+		}
+		if c, err := Load(dir); err == nil || !strings.Contains(err.Error(), link+": no such file or directory (a link to /nonexistent/x: ") {
+			t.Errorf("%s: %v, %v", name, c, err)
+		}
+	}
+	dir := write(t, map[string]string{"main": "hostname: one.example\n"})
+	main := filepath.Join(dir, "posthouse.yaml")
+	if err := os.Symlink("main", main); err != nil {
+		t.Fatal(err)
+	}
+	var failures []error
+	w, err := NewWatcher(dir, func(err error) { failures = append(failures, err) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	// One that runs keeps what it has.
+	if err := errors.Join(os.Remove(main), os.Symlink("/nonexistent/x", main)); err != nil {
+		t.Fatal(err)
+	}
+	w.check()
+	w.check()
+	if w.Current().Hostname != "one.example" || len(failures) != 1 {
+		t.Errorf("%s, %v", w.Current().Hostname, failures)
 	}
 }
 

@@ -57,16 +57,19 @@ func Load(dir string) (*Config, error) {
 func configFiles(dir string) ([]string, error) {
 	var files []string
 	main := filepath.Join(dir, mainFile)
-	if _, err := os.Stat(main); err == nil {
+	// Not os.Stat, which takes a link that leads nowhere for a missing file: a daemon sees
+	// nothing but this directory, and without what is behind a link out of it this would
+	// be another mail system.
+	if _, err := os.Lstat(main); err == nil {
 		files = append(files, main)
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
-	// Not filepath.Glob, which takes a directory that cannot be read for an empty
-	// one: without its drop-ins this would be another mail system.
-	more, err := os.ReadDir(filepath.Join(dir, dropIns)) // sorted
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("configuration: %w", err)
+	// Not filepath.Glob, which takes a directory that cannot be read for an empty one.
+	drops := filepath.Join(dir, dropIns)
+	more, err := os.ReadDir(drops) // sorted
+	if _, there := os.Lstat(drops); err != nil && (there == nil || !errors.Is(err, fs.ErrNotExist)) {
+		return nil, fmt.Errorf("configuration: %w", withTarget(drops, err))
 	}
 	for _, entry := range more {
 		if strings.HasSuffix(entry.Name(), ".yaml") {
@@ -127,7 +130,7 @@ func readFile(name string) ([]byte, error) {
 	}
 	f, err := os.Open(name)
 	if err != nil {
-		return nil, fmt.Errorf("configuration: %w", err)
+		return nil, fmt.Errorf("configuration: %w", withTarget(name, err))
 	}
 	defer f.Close() // opened for reading
 	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
@@ -138,6 +141,14 @@ func readFile(name string) ([]byte, error) {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return b, nil
+}
+
+// withTarget says of an error about a link where it leads.
+func withTarget(name string, err error) error {
+	if target, no := os.Readlink(name); no == nil {
+		return fmt.Errorf("%w (a link to %s: daemons see nothing outside of the configuration's directory)", err, target)
+	}
+	return err
 }
 
 // setting is where a value belongs: its path, such as queue.retry.min, and its tags.
