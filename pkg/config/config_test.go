@@ -85,7 +85,11 @@ func TestLoad(t *testing.T) {
 		"conf.d/10-a.yaml": "# only a comment\n",
 		"conf.d/20-b.yaml": "limits: {recipients: 5}\ntrusted: [\"::1\"]\ndomains: {virtual: {example.edu: }}\n",
 		"conf.d/ignored":   "nonsense: [",
+		"conf.d/.x.yaml":   "nonsense: [",
 	})
+	if err := os.Symlink("root@mail.example.org.4711:1700000000", filepath.Join(dir, "conf.d/.#20-b.yaml")); err != nil {
+		t.Fatal(err)
+	}
 	c, err := Load(dir)
 	if err != nil {
 		t.Fatal(err)

@@ -72,7 +72,8 @@ func configFiles(dir string) ([]string, error) {
 		return nil, fmt.Errorf("configuration: %w", withTarget(drops, err))
 	}
 	for _, entry := range more {
-		if strings.HasSuffix(entry.Name(), ".yaml") {
+		// Hidden ones are editors': .#x.yaml is a lock of Emacs, and a link that leads nowhere.
+		if strings.HasSuffix(entry.Name(), ".yaml") && !strings.HasPrefix(entry.Name(), ".") {
 			files = append(files, filepath.Join(dir, dropIns, entry.Name()))
 		}
 	}

@@ -47,7 +47,7 @@ func configManual(w io.Writer) {
 posthouse.yaml \- configuration of the mail system
 .SH DESCRIPTION
 /etc/posthouse/posthouse.yaml, and after it the files /etc/posthouse/conf.d/*.yaml in the order of their names, hold the
-settings below; later files override. No setting is needed. Sizes are given as 50MiB or 10KB, time spans as 5d, 4h or 30s.
+settings below; later files override, and those whose names begin with a dot do not count. No setting is needed. Sizes are given as 50MiB or 10KB, time spans as 5d, 4h or 30s.
 A dot stands for nesting: queue.retry.min is the key min in retry in queue.
 .PP
 A change needs no restart. posthouse check verifies it; a broken one leaves the old one in force for daemons that run.
