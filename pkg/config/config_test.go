@@ -164,6 +164,31 @@ func TestLocal(t *testing.T) {
 	}
 }
 
+// TestDocuments: a file is one document, and what stands behind it is not dropped
+// without a word.
+func TestDocuments(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                         "",
+		"\n# comment\n":            "",
+		"---\n":                    "",
+		"---\n# comment\n":         "",
+		"---\norigin: a\n":         "",
+		"# x\n---\norigin: a\n":    "",
+		"origin: a\n...\n":         "",
+		"origin: a\n...\n# x\n":    "",
+		"origin: a\n---\ntrust: x": "posthouse.yaml:2: a second document",
+		"origin: a\n\n---\n":       "posthouse.yaml:3: a second document",
+		"---\n---\norigin: a\n":    "posthouse.yaml:2: a second document",
+		"origin: a\n---\n{":        "posthouse.yaml:3: did not find",
+		"origin: a\n...\nb: c":     "posthouse.yaml:2: did not find",
+	} {
+		_, err := Load(write(t, map[string]string{"posthouse.yaml": text}))
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%q: %v, want %q", text, err, want)
+		}
+	}
+}
+
 func TestErrors(t *testing.T) {
 	for text, want := range map[string]string{
 		"hostnme: x":                                              `posthouse.yaml:1: unknown setting "hostnme"; did you mean "hostname"?`,

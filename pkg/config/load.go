@@ -98,8 +98,15 @@ func (l *loader) file(name string) {
 		l.errs = append(l.errs, err)
 		return
 	}
-	var doc yaml.Node
-	if err := yaml.Unmarshal(b, &doc); err != nil {
+	var doc, more yaml.Node
+	d := yaml.NewDecoder(bytes.NewReader(b))
+	if err = d.Decode(&doc); err == nil {
+		if err = d.Decode(&more); err == nil {
+			l.fail(&more, "a second document: settings behind --- do not count")
+			return
+		}
+	}
+	if !errors.Is(err, io.EOF) {
 		l.errs = append(l.errs, syntaxError(name, b, err))
 		return
 	}
