@@ -240,6 +240,13 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+// later has w look at its files as if they had been quiet for long enough.
+func later(w *Watcher) {
+	now := time.Now()
+	w.check(now)
+	w.check(now.Add(settle))
+}
+
 func TestWatcher(t *testing.T) {
 	dir := write(t, map[string]string{"posthouse.yaml": "hostname: one.example\n"})
 	var failures []error
@@ -251,7 +258,7 @@ func TestWatcher(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, "posthouse.yaml"), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		w.check()
+		later(w)
 		return w.Current().Hostname
 	}
 	if got := change("hostname: longer-name.example\n"); got != "longer-name.example" || len(failures) != 0 {
@@ -260,13 +267,67 @@ func TestWatcher(t *testing.T) {
 	if got := change("hostname: [broken\n"); got != "longer-name.example" || len(failures) != 1 {
 		t.Errorf("broken: %s, %v", got, failures)
 	}
-	w.check()
+	later(w)
 	if len(failures) != 1 {
 		t.Errorf("a broken configuration is reported %d times", len(failures))
 	}
 	if got := change("hostname: three.example\n"); got != "three.example" {
 		t.Errorf("mended: %s", got)
 	}
+}
+
+// TestEdit: what editors and scripts do on the way to a new configuration is not
+// seen, but by daemons that start meanwhile.
+func TestEdit(t *testing.T) {
+	dir := write(t, map[string]string{"posthouse.yaml": "hostname: a.example\norigin: b.example\n", "conf.d/x.yaml": "origin: c.example\n"})
+	main, drop := filepath.Join(dir, "posthouse.yaml"), filepath.Join(dir, "conf.d/x.yaml")
+	w, err := NewWatcher(dir, func(err error) { t.Error(err) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	clock := time.Now()
+	w.now = func() time.Time { return clock }
+	touch := func(errs ...error) {
+		t.Helper()
+		for _, path := range []string{main, dir, filepath.Dir(drop), drop} {
+			if _, err := os.Stat(path); err == nil {
+				errs = append(errs, os.Chtimes(path, clock, clock))
+			}
+		}
+		if err := errors.Join(errs...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write := func(text string) { t.Helper(); touch(os.WriteFile(main, []byte(text), 0o600)) }
+	step := func(after time.Duration, want string) {
+		t.Helper()
+		clock = clock.Add(after)
+		if c := w.Current(); c.Hostname+" "+c.Origin != want {
+			t.Errorf("%s %s, want %s", c.Hostname, c.Origin, want)
+		}
+	}
+	const old = "a.example c.example"
+	step(time.Hour, old)
+	write("")
+	step(checkEvery, old)
+	write("hostname: d.example\norigin: o.example\n")
+	step(settle-1, old)
+	touch(os.WriteFile(drop, []byte("origin: e.example\n"), 0o600))
+	step(settle-1, old)
+	if fresh, err := NewWatcher(dir, nil); err != nil || fresh.Current().Origin != "e.example" {
+		t.Errorf("at the start: %v, %v", fresh, err)
+	}
+	step(checkEvery, "d.example e.example")
+
+	// A file that has gone for a moment, and one that stays away.
+	touch(os.Rename(main, main+"~"))
+	step(checkEvery, "d.example e.example")
+	touch(os.Rename(main+"~", main), os.Remove(drop))
+	step(settle-1, "d.example e.example")
+	step(checkEvery, "d.example o.example")
+	// Nobody looks for long.
+	write("hostname: f.example\norigin: o.example\n")
+	step(settle, "f.example o.example")
 }
 
 // TestNoFile: what is in the place of a file and is none is an error, and nothing
@@ -311,8 +372,8 @@ func TestLinks(t *testing.T) {
 	if err := errors.Join(os.Remove(main), os.Symlink("/nonexistent/x", main)); err != nil {
 		t.Fatal(err)
 	}
-	w.check()
-	w.check()
+	later(w)
+	later(w)
 	if w.Current().Hostname != "one.example" || len(failures) != 1 {
 		t.Errorf("%s, %v", w.Current().Hostname, failures)
 	}
@@ -330,13 +391,13 @@ func TestNoDescriptors(t *testing.T) {
 		t.Fatal(err)
 	}
 	again := noFiles(t)
-	w.check()
-	w.check()
+	later(w)
+	later(w)
 	again()
 	if w.Current().Origin != "a.example" || len(failures) != 1 {
 		t.Errorf("without descriptors: %s, %v", w.Current().Origin, failures)
 	}
-	w.check()
+	later(w)
 	if w.Current().Origin != "other.example" || len(failures) != 1 {
 		t.Errorf("with descriptors: %s, %v", w.Current().Origin, failures)
 	}

@@ -47,10 +47,13 @@ func configManual(w io.Writer) {
 posthouse.yaml \- configuration of the mail system
 .SH DESCRIPTION
 /etc/posthouse/posthouse.yaml, and after it the files /etc/posthouse/conf.d/*.yaml in the order of their names, hold the
-settings below; later files override, and those whose names begin with a dot do not count. No setting is needed. Sizes are given as 50MiB or 10KB, time spans as 5d, 4h or 30s.
+settings below; later files override, and those whose names begin with a dot do not count. No setting is needed. Sizes are
+given as 50MiB or 10KB, time spans as 5d, 4h or 30s.
 A dot stands for nesting: queue.retry.min is the key min in retry in queue.
 .PP
-A change needs no restart. posthouse check verifies it; a broken one leaves the old one in force for daemons that run.
+A change needs no restart. It counts when the files have been as they are for three seconds, since editors and scripts write
+in steps, and at once for daemons that start: systemctl reload 'posthouse-*.service' has those that run go. posthouse check
+verifies a change; a broken one leaves the old one in force for daemons that run.
 .SH SETTINGS
 `)
 	if err := reference.Write(w); err != nil {

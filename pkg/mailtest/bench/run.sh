@@ -107,6 +107,7 @@ for i in $(seq 0 99); do echo "    d$i.list.example: {to: \"smtp:[127.0.0.1]:260
 sed -i -e '/^LIST$/ { r /var/tmp/list
 d; }' /etc/posthouse/conf.d/bench.yaml
 posthouse check
+systemctl stop 'posthouse-*.service' # those that run since they were installed
 posthouse user add --no-password alice@example.net
 posthouse user add --no-password hold@example.net
 systemctl enable --now posthouse-smtpd.socket

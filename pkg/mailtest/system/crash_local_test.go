@@ -15,7 +15,7 @@ import (
 func TestCrashLocal(t *testing.T) {
 	t.Parallel()
 	m := mailHost(t, "bookworm", "")
-	m.WriteFile("/etc/posthouse/conf.d/local.yaml", "domains: {local: [local.example]}\n", 0o644)
+	configure(m, "local", "domains: {local: [local.example]}\n")
 	m.Script("useradd --create-home erin; useradd --create-home frank; echo '~/Maildir/' >/home/frank/.forward; chown frank: /home/frank/.forward")
 	to := []string{"erin@local.example", "frank@local.example"}
 

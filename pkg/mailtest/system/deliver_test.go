@@ -31,7 +31,7 @@ func TestDeliver(t *testing.T) {
 		t.Run(suite, func(t *testing.T) {
 			t.Parallel()
 			m := mailtest.Boot(t, mailtest.Options{Suite: suite})
-			m.WriteFile("/etc/posthouse/conf.d/test.yaml", "hostname: mail.example.org\norigin: example.org\ndomains: {local: [example.org]}\n", 0o644)
+			configure(m, "test", "hostname: mail.example.org\norigin: example.org\ndomains: {local: [example.org]}\n")
 			m.CopyTo(buildProbe(t), probePath)
 			m.Run("chmod", "755", probePath)
 			m.WriteFile(probeLetter, "Subject: from the probe\r\n\r\nFrom the start\r\n", 0o600)

@@ -127,7 +127,7 @@ func TestMemory(t *testing.T) {
 	t.Parallel()
 	m := mailHost(t, "bookworm", "trusted: [127.0.0.0/8, 192.0.2.0/24]\n")
 	m.Script("ip address add 192.0.2.1/32 dev lo; install -d -o nobody " + sunk)
-	m.WriteFile("/etc/posthouse/conf.d/more.yaml", "limits: {message_size: 64MiB}\ntransports: {smtp: {concurrency: 50, initial_concurrency: 50}}\n", 0o644)
+	configure(m, "more", "limits: {message_size: 64MiB}\ntransports: {smtp: {concurrency: 50, initial_concurrency: 50}}\n")
 	sink(m, "sink", "127.0.0.1:2600", "-d", sunk+"/%M.")
 	sink(m, "refuser", "127.0.0.1:2601", "-f", "RCPT")
 

@@ -216,8 +216,7 @@ func slowCommand(t *testing.T, m *mailtest.Machine) {
 func localSettings(t *testing.T, m *mailtest.Machine) {
 	t.Helper()
 	set := func(text string) {
-		m.WriteFile("/etc/posthouse/conf.d/zz-local.yaml", text, 0o644)
-		m.Run("systemctl", "stop", "posthouse-local.service", "posthouse-rewrite.service", "posthouse-qmgr.service")
+		configure(m, "zz-local", text)
 	}
 	send := func(to string) {
 		m.RunInput([]byte("Subject: to "+to+"\n\nx\n"), "sendmail", to)

@@ -52,13 +52,20 @@ const alice = "/var/vmail/example.net/alice/Maildir/new"
 func mailHost(t testing.TB, suite, more string) *mailtest.Machine {
 	t.Helper()
 	m := mailtest.Boot(t, mailtest.Options{Suite: suite})
-	m.WriteFile("/etc/posthouse/conf.d/test.yaml", conf+more, 0o644)
+	configure(m, "test", conf+more)
 	m.Run("posthouse", "check")
 	m.Run("posthouse", "user", "add", "--no-password", "alice@example.net")
 	m.Run("systemctl", "enable", "--now", "posthouse-smtpd.socket")
 	m.CopyTo(buildProbe(t), probePath)
 	m.Run("chmod", "755", probePath)
 	return m
+}
+
+// configure writes a drop-in. Daemons that run, as after boot, would wait until files have
+// been quiet for seconds.
+func configure(m *mailtest.Machine, name, text string) {
+	m.WriteFile("/etc/posthouse/conf.d/"+name+".yaml", text, 0o644)
+	m.Run("systemctl", "stop", "posthouse-*.service")
 }
 
 // healthy: no unit has failed, nothing was killed by a filter, no daemon has

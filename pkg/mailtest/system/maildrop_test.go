@@ -185,7 +185,7 @@ func TestMaildropShared(t *testing.T) {
 	}
 	binds := []string{shared + ":" + filepath.Dir(dropDir)}
 	server := mailtest.Boot(t, mailtest.Options{Binds: binds})
-	server.WriteFile("/etc/posthouse/conf.d/test.yaml", conf, 0o644)
+	configure(server, "test", conf)
 	server.Run("posthouse", "user", "add", "--no-password", mailFor)
 	openMaildrop(t, server, "0711", "root")
 	client := mailtest.Boot(t, mailtest.Options{Bare: true, Binds: binds, Hostname: "client.example.org"})

@@ -51,7 +51,7 @@ func TestPipe(t *testing.T) {
 			m := mailHost(t, suite, fmt.Sprintf(pipeConf, ldaArgs[suite]))
 			// The transport table; and domains for which mail is taken.
 			m.WriteFile("/etc/posthouse/tables/transport", pipeRoutes, 0o644)
-			m.WriteFile("/etc/posthouse/conf.d/relay.yaml", "domains: {relay: {lda.example: {}, lists.example: {}}}\ndaemons: {pipe: {max_idle: 1h}}\n", 0o644)
+			configure(m, "relay", "domains: {relay: {lda.example: {}, lists.example: {}}}\ndaemons: {pipe: {max_idle: 1h}}\n")
 			m.WriteFile("/usr/local/bin/list", listProgram, 0o755)
 			m.Run("posthouse", "check")
 			p := pipes{m, t}

@@ -16,7 +16,7 @@ import (
 func TestProfile(t *testing.T) {
 	t.Parallel()
 	m := mailtest.Boot(t, mailtest.Options{})
-	m.WriteFile("/etc/posthouse/conf.d/test.yaml", conf, 0o644)
+	configure(m, "test", conf)
 	m.Run("posthouse", "user", "add", "--no-password", mailFor)
 	units := func() string {
 		// systemctl lists what a pattern matches in the order of systemd's hash table, which changes.
@@ -109,7 +109,7 @@ func unmanaged(t *testing.T, m *mailtest.Machine) {
 // come back.
 func missed(t *testing.T, m *mailtest.Machine) {
 	t.Helper()
-	m.WriteFile("/etc/posthouse/conf.d/local.yaml", "domains: {local: [local.example]}\n", 0o644)
+	configure(m, "local", "domains: {local: [local.example]}\n")
 	m.Run("useradd", "--create-home", "erin")
 	m.CopyTo(buildProbe(t), probePath)
 	m.Script("chmod 755 " + probePath + "; mkdir " + sunk + "; ip address add 198.51.100.1/32 dev lo")

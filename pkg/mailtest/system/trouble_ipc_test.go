@@ -20,7 +20,7 @@ const private = "/run/posthouse/private/"
 func TestGossip(t *testing.T) {
 	t.Parallel()
 	m := mailHost(t, "bookworm", "trusted: [127.0.0.0/8, 192.0.2.0/24]\n")
-	m.WriteFile("/etc/posthouse/conf.d/local.yaml", "domains: {local: [local.example]}\n", 0o644)
+	configure(m, "local", "domains: {local: [local.example]}\n")
 	m.Script("useradd --create-home erin; ip address add 198.51.100.1/32 dev lo") // an address that is not trusted
 	l := newLoad(t, m)
 	l.send(8)

@@ -18,7 +18,7 @@ func TestUserdb(t *testing.T) {
 		t.Run(suite, func(t *testing.T) {
 			t.Parallel()
 			m := mailHost(t, suite, "")
-			m.WriteFile("/etc/posthouse/conf.d/local.yaml", "domains: {local: [local.example, example.org]}\n", 0o644)
+			configure(m, "local", "domains: {local: [local.example, example.org]}\n")
 			// By drop-ins of the administrator, and of the running system.
 			for i, file := range []string{"/etc/userdb/zoe", "/run/userdb/yann"} {
 				name, id := file[strings.LastIndexByte(file, '/')+1:], 70000+i
