@@ -72,11 +72,15 @@ type Config struct {
 	// The delivery agent for UNIX accounts.
 	Local Local `yaml:"local"`
 
-	// How many clients a daemon serves and when it goes away, by its name.
-	Daemons map[string]DaemonLimits `yaml:"daemons"`
+	// How many clients a daemon serves and when it goes away, by the NAME of its
+	// posthouse-NAME.service.
+	Daemons map[string]DaemonLimits `yaml:"daemons" kind:"daemon"`
 
 	sources map[string]string
 }
+
+// daemonNames are what may have an entry in daemons: NAME of posthouse-NAME.service.
+const daemonNames = "bounce cleanup deliver dns local pickup pipe qmgr rewrite showq smtp smtpd submission virtual"
 
 // Domains says which domains are handled here.
 type Domains struct {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -153,6 +154,22 @@ func TestSubmission(t *testing.T) {
 	}
 }
 
+// TestDaemonNames: each service may have its limits.
+func TestDaemonNames(t *testing.T) {
+	units, err := filepath.Glob("../../units/posthouse-*.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, unit := range units {
+		names = append(names, strings.TrimSuffix(strings.TrimSuffix(strings.TrimPrefix(filepath.Base(unit), "posthouse-"), ".service"), "@"))
+	}
+	slices.Sort(names)
+	if got := strings.Join(slices.Compact(names), " "); got != daemonNames {
+		t.Errorf("services are %s", got)
+	}
+}
+
 func TestLocal(t *testing.T) {
 	for _, mailbox := range []string{"", "Maildir/", "mail/mbox", "/srv/mail/x"} {
 		c, err := Load(write(t, map[string]string{"posthouse.yaml": "transports: {local: {concurrency: 3}}\nlocal: {mailbox: '" + mailbox + "', mailbox_size: 50MiB}"}))
@@ -206,6 +223,8 @@ func TestErrors(t *testing.T) {
 		"transports: {smtp: {positive_feedback: 1.5}}":            "is neither a number from 0 to 1 nor",
 		"transports: {smtp: {negative_feedback: NaN}}":            "is neither a number from 0 to 1 nor",
 		"transports: {smtp: {negative_feedback: 1/x}}":            "is neither a number from 0 to 1 nor",
+		"\ndaemons: {stmp: {max_clients: 5}}":                     `posthouse.yaml:2: daemons: there is no daemon "stmp"; did you mean "smtp"?`,
+		"daemons: {pipe-list: {}}":                                `there is no daemon "pipe-list"`,
 		"queue: {defer_transports: ['smtp:']}":                    "is not a transport such as smtp",
 		"trusted: [all]":                                          "is not a network",
 		"trusted: [10.0.0.1/8]":                                   "is not a network",

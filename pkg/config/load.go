@@ -227,11 +227,7 @@ func (l *loader) decodeStruct(n *yaml.Node, v reflect.Value, s setting) {
 		key := p[0].Value
 		i, known := fieldByName(v.Type(), key)
 		if i < 0 {
-			hint := ""
-			if near := nearest(key, known); near != "" {
-				hint = fmt.Sprintf("; did you mean %q?", near)
-			}
-			l.fail(p[0], "unknown setting %q%s", s.sub(key, "").path, hint)
+			l.fail(p[0], "unknown setting %q%s", s.sub(key, "").path, hint(key, known))
 			continue
 		}
 		l.decode(p[1], v.Field(i), s.sub(key, v.Type().Field(i).Tag))
@@ -406,6 +402,10 @@ func checkKind(kind, text string) error {
 		if strings.Trim(text, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" || text == "" {
 			return fmt.Errorf("%q is not a transport such as smtp", text)
 		}
+	case "daemon":
+		if known := strings.Fields(daemonNames); !slices.Contains(known, text) {
+			return fmt.Errorf("there is no daemon %q%s", text, hint(text, known))
+		}
 	case "feedback":
 		_, _, err := ParseFeedback(text)
 		return err
@@ -531,6 +531,14 @@ func machineName() string {
 		return "localhost"
 	}
 	return name
+}
+
+// hint names the known name that s may have been meant to be.
+func hint(s string, known []string) string {
+	if near := nearest(s, known); near != "" {
+		return fmt.Sprintf("; did you mean %q?", near)
+	}
+	return ""
 }
 
 // nearest returns the known name that is most like s, or "".

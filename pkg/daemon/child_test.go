@@ -25,7 +25,7 @@ const (
 
 func TestMain(m *testing.M) {
 	if mode, ok := os.LookupEnv(envMode); ok {
-		os.Exit(status(os.Getenv(envConfig), "test", func(d *Daemon) error { return setup(d, mode) }))
+		os.Exit(status(os.Getenv(envConfig), "showq", func(d *Daemon) error { return setup(d, mode) }))
 	}
 	os.Exit(m.Run())
 }
@@ -55,8 +55,9 @@ func setup(d *Daemon, mode string) error {
 			fmt.Println("loop ends", os.Getpid(), d.Ending())
 		})
 	case "limits by socket":
-		d.LimitsBySocket("none")
-		d.LimitsBySocket("s")
+		d.LimitsBySocket("dns")
+		d.LimitsBySocket("smtp")
+		return d.Stream("smtp", s.session)
 	case "impatient":
 		answerTimeout = 10 * time.Millisecond
 	case "per user":

@@ -314,8 +314,8 @@ func TestMaxUse(t *testing.T) {
 // program, and not of a socket that was not.
 func TestLimitsBySocket(t *testing.T) {
 	t.Parallel()
-	u := newUnit(t, "limits by socket", "max_use: 100, max_idle: 24h}, none: {max_use: 100, max_idle: 24h}, s: {max_use: 2, max_idle: 24h")
-	a := u.stream("s")
+	u := newUnit(t, "limits by socket", "max_use: 100, max_idle: 24h}, dns: {max_use: 100, max_idle: 24h}, smtp: {max_use: 2, max_idle: 24h")
+	a := u.stream("smtp")
 	u.start()
 	keeper := begin(t, a)
 	if got := keeper.ask("ending"); got != "false" {

@@ -54,7 +54,7 @@ func newUnit(t *testing.T, mode, limits string) *unit {
 	if err := os.Mkdir(filepath.Join(u.dir, "conf.d"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	u.configure("limits", "daemons: {test: {"+limits+"}}")
+	u.configure("limits", "daemons: {showq: {"+limits+"}}")
 	var err error
 	u.notify, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(u.dir, "notify"), Net: "unixgram"})
 	if err != nil {
