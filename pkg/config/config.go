@@ -29,8 +29,9 @@ type Config struct {
 	Trusted []string `yaml:"trusted" default:"127.0.0.0/8 ::1/128" kind:"network"`
 
 	// The characters that separate a user name from an extension, as in
-	// user+extension@example.org.
-	RecipientDelimiter string `yaml:"recipient_delimiter" default:"+"`
+	// user+extension@example.org; "" for none. Letters, digits, dots and what needs quotes
+	// are not for that.
+	RecipientDelimiter string `yaml:"recipient_delimiter" default:"+" kind:"delimiter"`
 
 	// Which domains are handled here, and how.
 	Domains Domains `yaml:"domains"`

@@ -81,7 +81,7 @@ func TestDeclarations(t *testing.T) {
 
 func TestLoad(t *testing.T) {
 	dir := write(t, map[string]string{
-		"posthouse.yaml": "hostname: mail.example.org\norigin: example.org\ntrusted: [10.0.0.0/8]\ndomains:\n  virtual:\n    Example.NET: {}\n  relay:\n    example.com: {to: \"smtp:[10.0.0.5]:25\"}\n" +
+		"posthouse.yaml": "hostname: mail.example.org\norigin: example.org\nrecipient_delimiter: '+-_'\ntrusted: [10.0.0.0/8]\ndomains:\n  virtual:\n    Example.NET: {}\n  relay:\n    example.com: {to: \"smtp:[10.0.0.5]:25\"}\n" +
 			"limits: {message_size: 1MiB}\nqueue: {retry: {min: 10s}}\ndaemons: {smtpd: {max_clients: 7}}\n",
 		"conf.d/10-a.yaml": "# only a comment\n",
 		"conf.d/20-b.yaml": "limits: {recipients: 5}\ntrusted: [\"::1\"]\ndomains: {virtual: {example.edu: }}\n",
@@ -215,6 +215,12 @@ func TestErrors(t *testing.T) {
 		"local: {mailbox: a//}":                                   "is not a path such as Maildir/",
 		"\nlocal: {mailbox_size: 1MiB}":                           "posthouse.yaml:2: local.mailbox_size 1MiB is less than limits.message_size 50MiB",
 		"limits: {recipients: many}":                              "is not a number",
+		"\nrecipient_delimiter: '+a'":                             `posthouse.yaml:2: recipient_delimiter: "+a": only characters such as + and -`,
+		"recipient_delimiter: '+.'":                               "only characters such as + and -",
+		"recipient_delimiter: '+ '":                               "only characters such as + and -",
+		"recipient_delimiter: '@'":                                "only characters such as + and -",
+		"recipient_delimiter: '\\'":                               "only characters such as + and -",
+		"recipient_delimiter: 'é'":                                "only characters such as + and -",
 		"limits: {recipients: 0}":                                 "out of bounds: min is 1",
 		"limits: {message_size: 5 apples}":                        "is not a size",
 		"limits: 7":                                               "KEY: VALUE",

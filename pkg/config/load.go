@@ -406,6 +406,11 @@ func checkKind(kind, text string) error {
 		if known := strings.Fields(daemonNames); !slices.Contains(known, text) {
 			return fmt.Errorf("there is no daemon %q%s", text, hint(text, known))
 		}
+	case "delimiter":
+		// What else a local-part may have without quotes (RFC 5321, Atom).
+		if strings.Trim(text, "!#$%&'*+-/=?^_`{|}~") != "" {
+			return fmt.Errorf("%q: only characters such as + and - separate an extension", text)
+		}
 	case "feedback":
 		_, _, err := ParseFeedback(text)
 		return err
