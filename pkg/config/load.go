@@ -36,7 +36,7 @@ func TablesDir(dir string) string { return filepath.Join(dir, "tables") }
 // order of their names, of which later ones override. No file is needed. All
 // errors are reported together, each with file and line.
 func Load(dir string) (*Config, error) {
-	files, err := configFiles(dir)
+	files, err := Files(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -53,8 +53,8 @@ func Load(dir string) (*Config, error) {
 	return c, nil
 }
 
-// configFiles returns the names of the files that there are.
-func configFiles(dir string) ([]string, error) {
+// Files returns the names of the files that there are, in the order in which Load reads them.
+func Files(dir string) ([]string, error) {
 	var files []string
 	main := filepath.Join(dir, mainFile)
 	// Not os.Stat, which takes a link that leads nowhere for a missing file: a daemon sees

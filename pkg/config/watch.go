@@ -94,7 +94,7 @@ func (w *Watcher) check(now time.Time) {
 // stampOf returns what changes when any of the files does, and the time of the last
 // change. That of a directory tells of files that have gone.
 func stampOf(dir string) (stamp string, changed time.Time) {
-	files, err := configFiles(dir)
+	files, err := Files(dir)
 	if err != nil {
 		return err.Error(), changed
 	}

@@ -25,7 +25,7 @@ func checkCommand(dir *string) *cli.Command {
 	var asJSON bool
 	return &cli.Command{
 		Name: "check", Summary: "verify configuration and tables",
-		Description: "Every fault is shown with its file and line. The daemons refuse what this refuses, and stay with what was in force before.",
+		Description: "Every fault is shown with its file and line, and so are files that root can read and daemons cannot. The daemons refuse what this refuses, and stay with what was in force before.",
 		Flags: func(set *flag.FlagSet) {
 			set.BoolVar(&asJSON, "json", false, "one JSON object: errors is a list of texts")
 		},
@@ -63,7 +63,12 @@ func check(dir string) []error {
 		return []error{err}
 	}
 	var errs []error
-	add := func(err error) { errs = append(errs, err) }
+	add := func(err error) {
+		if !slices.ContainsFunc(errs, func(e error) bool { return e.Error() == err.Error() }) {
+			errs = append(errs, err)
+		}
+	}
+	readable(dir, cfg, add)
 	tables := config.TablesDir(dir)
 	// A lookup of anything makes a table read its file; it reports the rest.
 	nobody, err := addr.New("nobody", "invalid")

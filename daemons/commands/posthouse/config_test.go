@@ -12,7 +12,7 @@ import (
 func TestCheckTransports(t *testing.T) {
 	dir := t.TempDir()
 	conf := "hostname: mx.example\nlocal: {aliases: [" + dir + "/aliases]}\npipes: {list: {command: [/bin/cat]}}\n"
-	err := errors.Join(os.Mkdir(filepath.Join(dir, "tables"), 0o700), os.WriteFile(filepath.Join(dir, "posthouse.yaml"), []byte(conf), 0o600))
+	err := errors.Join(os.Mkdir(filepath.Join(dir, "tables"), 0o755), os.WriteFile(filepath.Join(dir, "posthouse.yaml"), []byte(conf), 0o644))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -24,7 +24,7 @@ func TestCheckTransports(t *testing.T) {
 		"a.example pipe-other:x":    `transport: a.example: transport pipe-other: there is no entry "other" in pipes`,
 		"a.example pipe:list":       "transport: a.example: a command is the transport pipe-NAME:",
 	} {
-		if err := os.WriteFile(filepath.Join(dir, "tables", "transport"), []byte(entry+"\n"), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, "tables", "transport"), []byte(entry+"\n"), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		switch errs := check(dir); {

@@ -271,16 +271,16 @@ func TestMany(t *testing.T) {
 // TestExtension: nobody is added whose mail would go to somebody else.
 func TestExtension(t *testing.T) {
 	dir := t.TempDir()
-	if err := os.Mkdir(filepath.Join(dir, "tables"), 0o700); err != nil {
+	if err := os.Mkdir(filepath.Join(dir, "tables"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	users := "bob+list@example.net:{CRYPT}!:1000:1000::/var/vmail/example.net/bob+list::\n"
-	if err := os.WriteFile(filepath.Join(dir, "tables", "users"), []byte(users), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "tables", "users"), []byte(users), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	for settings, refused := range map[string]bool{"": true, "routes: {virtual: \"lmtp:unix:/run/lmtp\"}\n": false} {
 		conf := "hostname: mx.example\nlocal: {aliases: [" + dir + "/aliases]}\nvirtual: {base: " + dir + "}\ndomains: {virtual: {example.net: {}}}\n" + settings
-		if err := os.WriteFile(filepath.Join(dir, "posthouse.yaml"), []byte(conf), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, "posthouse.yaml"), []byte(conf), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		errs := check(dir)
@@ -288,13 +288,13 @@ func TestExtension(t *testing.T) {
 			t.Errorf("check %q: %v", settings, errs)
 		}
 	}
-	if err := os.WriteFile(filepath.Join(dir, "aliases"), []byte("a: b\nb\n"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "aliases"), []byte("a: b\nb\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if errs := check(dir); len(errs) == 0 || !strings.HasPrefix(errs[len(errs)-1].Error(), filepath.Join(dir, "aliases")+":2: ") {
 		t.Errorf("broken aliases: %v", errs)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "posthouse.yaml"), []byte("hostname: mx.example\ndomains: {virtual: {example.net: {}}}\n"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "posthouse.yaml"), []byte("hostname: mx.example\ndomains: {virtual: {example.net: {}}}\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer

@@ -109,19 +109,16 @@ func (l *load) checked(t *testing.T, want string) {
 // inForce: with a broken file mail flows as before, and the daemons say so once.
 func (l *load) inForce(t *testing.T, f fault, daemons ...string) {
 	before := make(map[string]int)
-	want := f.want
+	want, check := f.want, f.want
 	if want == "" {
-		want = "permission denied"
-	} else {
-		defer func() { l.Run("posthouse", "check") }() // it is mended
+		want, check = "permission denied", f.file+": daemons cannot read it"
 	}
+	defer func() { l.Run("posthouse", "check") }() // it is mended
 	for _, d := range daemons {
 		before[d] = l.said(d, want)
 	}
 	defer l.spoil(f)()
-	if f.want != "" { // root can read everything
-		l.checked(t, f.want)
-	}
+	l.checked(t, check)
 	l.WaitFor("the daemons to notice", time.Minute, func() bool {
 		l.send(4)
 		for _, d := range daemons {

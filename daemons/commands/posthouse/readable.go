@@ -1,0 +1,149 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	osuser "os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"posthouse/pkg/config"
+)
+
+// What root can read daemons may not: they have users of their own, and of all that root
+// sees they see the configuration's directory.
+
+// reader is a daemon as the modes of files know it. The zero value stands for all of
+// them, who are neither owner nor group.
+type reader struct {
+	uid  string
+	gids []string
+}
+
+// newReader returns the daemon of a user, with groups of its unit.
+func newReader(login string, groups ...string) (r reader) {
+	if u, err := osuser.Lookup(login); err == nil {
+		r.uid = u.Uid
+	}
+	for _, name := range groups {
+		if g, err := osuser.LookupGroup(name); err == nil {
+			r.gids = append(r.gids, g.Gid)
+		}
+	}
+	return r
+}
+
+// readable reports files of the configuration, and tables, that those who need them
+// cannot read.
+func readable(dir string, cfg *config.Config, add func(error)) {
+	look := func(r reader, path string) {
+		if err := r.follow(dir, path); err != nil {
+			add(err)
+		}
+	}
+	files, err := config.Files(dir)
+	if err != nil {
+		add(err)
+	}
+	for _, path := range append(files, filepath.Join(dir, "conf.d")) {
+		look(reader{}, path)
+	}
+	names := []string{"users", "virtual_aliases", "transport"}
+	for _, d := range cfg.Domains.Relay {
+		if d.Recipients != "" {
+			names = append(names, d.Recipients)
+		}
+	}
+	rewrite := newReader("_ph-rewrite", "_ph-rewrite", "_ph-users")
+	for _, name := range names {
+		look(rewrite, filepath.Join(config.TablesDir(dir), name))
+	}
+	local := newReader("_ph-local", "_ph-local")
+	for _, path := range cfg.Local.Aliases {
+		if rel, err := filepath.Rel(dir, path); err == nil && filepath.IsLocal(rel) {
+			look(local, path)
+		}
+	}
+}
+
+// maxLinks is how many links the kernel follows.
+const maxLinks = 40
+
+// follow reports that r cannot read what is at name, or does not find it: for it nothing
+// is there but dir. What is missing is no fault.
+func (r reader) follow(dir, name string) error {
+	path := name
+	for range maxLinks {
+		rel, err := filepath.Rel(dir, path)
+		if err != nil || !filepath.IsLocal(rel) {
+			return fmt.Errorf("%s: leads to %s, and daemons see nothing outside of %s", name, path, dir)
+		}
+		next, err := r.walk(dir, rel)
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && path != name:
+			return fmt.Errorf("%s: leads to %s: %w", name, path, err)
+		case errors.Is(err, fs.ErrNotExist):
+			return nil
+		case err != nil || next == "":
+			return err
+		}
+		path = next
+	}
+	return fmt.Errorf("%s: more than %d links", name, maxLinks)
+}
+
+// walk goes from dir to rel. If there is a link on the way, or at its end, it returns the
+// path by which that goes on.
+func (r reader) walk(dir, rel string) (next string, err error) {
+	info, err := os.Stat(dir) // a link itself or not: systemd mounts what is there
+	at, rest := dir, strings.Split(rel, "/")
+	for {
+		if err != nil {
+			return "", err
+		}
+		if info.Mode()&fs.ModeSymlink != 0 {
+			target, err := os.Readlink(at)
+			if err == nil && !filepath.IsAbs(target) {
+				target = filepath.Join(filepath.Dir(at), target)
+			}
+			return filepath.Join(append([]string{target}, rest...)...), err
+		}
+		if err := r.may(at, info, len(rest) > 0); err != nil || len(rest) == 0 {
+			return "", err
+		}
+		at, rest = filepath.Join(at, rest[0]), rest[1:]
+		info, err = os.Lstat(at)
+	}
+}
+
+// may reports that r cannot read the file at path, or list the directory there, or, with
+// through, get to what is in it.
+func (r reader) may(path string, info fs.FileInfo, through bool) error {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if n, err := syscall.Getxattr(path, "system.posix_acl_access", nil); !ok || err == nil && n > 0 {
+		return nil // who may is in a list of its own
+	}
+	need := fs.FileMode(4)
+	switch {
+	case info.IsDir() && through:
+		need = 1
+	case info.IsDir():
+		need = 5
+	}
+	mode := info.Mode().Perm()
+	switch {
+	case strconv.Itoa(int(st.Uid)) == r.uid:
+		mode >>= 6
+	case slices.Contains(r.gids, strconv.Itoa(int(st.Gid))):
+		mode >>= 3
+	}
+	if mode&need != need {
+		return fmt.Errorf("%s: daemons cannot read it: mode %04o, owner %d, group %d", path, info.Mode().Perm(), st.Uid, st.Gid)
+	}
+	return nil
+}
