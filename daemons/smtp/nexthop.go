@@ -4,12 +4,12 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"golang.org/x/net/idna"
 
 	"posthouse/pkg/addr"
+	"posthouse/pkg/config"
 )
 
 // nexthop is where qmgr wants a message to go.
@@ -24,11 +24,10 @@ type nexthop struct {
 	port   uint16
 }
 
-// Ports. LMTP has none of its own: 24 is for "any private mail system".
+// Ports where none is given.
 const (
-	portSMTP       = 25
-	portLMTP       = 24
-	portSubmission = 587
+	portSMTP = 25
+	portLMTP = 24
 )
 
 // detectsLoops reports whether it would be us who answer at our own address or
@@ -61,59 +60,21 @@ func parseNexthop(transport, s string) (*nexthop, error) {
 	if ok {
 		n.mx = false
 	}
-	host, port, bracketed, err := splitPort(rest)
+	host, port, bracketed, err := config.SplitNexthop(rest)
 	if err != nil {
 		return nil, err
 	}
 	if bracketed {
 		n.mx = false
 	}
-	if port != "" {
-		if n.port, err = parsePort(port); err != nil {
-			return nil, err
-		}
+	if port != 0 {
+		n.port = port
 	}
 	return n, n.setHost(host)
 }
 
 // maxSocketPath is what fits an address of a UNIX socket, in octets.
 const maxSocketPath = 107
-
-// splitPort cuts host:port or [host]:port.
-func splitPort(s string) (host, port string, bracketed bool, err error) {
-	if rest, ok := strings.CutPrefix(s, "["); ok {
-		host, rest, ok = strings.Cut(rest, "]")
-		if rest == "" && ok {
-			return host, "", true, nil
-		}
-		port, found := strings.CutPrefix(rest, ":")
-		if !ok || !found || port == "" {
-			return "", "", false, fmt.Errorf("%q is not of the form [host]:port", s)
-		}
-		return host, port, true, nil
-	}
-	host, port, found := strings.Cut(s, ":")
-	if found && port == "" {
-		return "", "", false, fmt.Errorf("%q has an empty port", s)
-	}
-	return host, port, false, nil
-}
-
-func parsePort(s string) (uint16, error) {
-	switch s {
-	case "smtp":
-		return portSMTP, nil
-	case "submission":
-		return portSubmission, nil
-	case "lmtp":
-		return portLMTP, nil
-	}
-	n, err := strconv.ParseUint(s, 10, 16)
-	if err != nil || n == 0 {
-		return 0, fmt.Errorf("%q is not a port", s)
-	}
-	return uint16(n), nil
-}
 
 func (n *nexthop) setHost(host string) error {
 	n.text = host

@@ -105,6 +105,21 @@ func (c *Config) CheckTransport(transport string) error {
 	return nil
 }
 
+// AllRoutes returns every route by its setting, and the transports that have limits.
+func (c *Config) AllRoutes() map[string]string {
+	routes := map[string]string{
+		"routes.default": c.Routes.Default, "routes.virtual": c.Routes.Virtual, "routes.local": c.Routes.Local,
+		"local.mailbox_transport": c.Local.MailboxTransport, "local.fallback_transport": c.Local.FallbackTransport,
+	}
+	for domain, d := range c.Domains.Relay {
+		routes["domains.relay."+domain+".to"] = d.To
+	}
+	for transport := range c.Transports {
+		routes["transports."+transport] = transport
+	}
+	return routes
+}
+
 // checkPipes checks commands, and that there are those that are routed to.
 func (l *loader) checkPipes() {
 	c := l.config
@@ -122,17 +137,7 @@ func (l *loader) checkPipes() {
 			fail(path+".flags", "D and O are about one recipient, and transports.%s.recipients is %d", PipeTransport(name), n)
 		}
 	}
-	routes := map[string]string{
-		"routes.default": c.Routes.Default, "routes.virtual": c.Routes.Virtual, "routes.local": c.Routes.Local,
-		"local.mailbox_transport": c.Local.MailboxTransport, "local.fallback_transport": c.Local.FallbackTransport,
-	}
-	for domain, d := range c.Domains.Relay {
-		routes["domains.relay."+domain+".to"] = d.To
-	}
-	for transport := range c.Transports {
-		routes["transports."+transport] = transport
-	}
-	for path, route := range routes {
+	for path, route := range c.AllRoutes() {
 		transport, _, _ := strings.Cut(route, ":")
 		if err := c.CheckTransport(transport); err != nil {
 			fail(path, "%v", err)

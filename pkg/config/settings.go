@@ -31,7 +31,7 @@ func (c *Config) collect(v reflect.Value, path string, all *[]Setting) {
 			}
 		}
 		if v.NumField() == 0 {
-			*all = append(*all, Setting{path, struct{}{}, c.sourceOf(path)})
+			*all = append(*all, Setting{path, struct{}{}, c.SourceOf(path)})
 		}
 	case reflect.Map:
 		keys := v.MapKeys()
@@ -44,11 +44,12 @@ func (c *Config) collect(v reflect.Value, path string, all *[]Setting) {
 		if s, ok := value.(fmt.Stringer); ok {
 			value = s.String()
 		}
-		*all = append(*all, Setting{path, value, c.sourceOf(path)})
+		*all = append(*all, Setting{path, value, c.SourceOf(path)})
 	}
 }
 
-func (c *Config) sourceOf(path string) string {
+// SourceOf returns file and line of a setting, or what else says it.
+func (c *Config) SourceOf(path string) string {
 	if s := c.sources[path]; s != "" {
 		return s
 	}

@@ -97,6 +97,33 @@ func ParseRoute(s string) (Route, error) {
 	return Route{transport, nexthop}, nil
 }
 
+// ports are those that have names here. LMTP has none of its own: 24 is for "any private
+// mail system".
+var ports = map[string]uint16{"smtp": 25, "lmtp": 24, "submission": 587}
+
+// SplitNexthop cuts host, host:port, [host] or [host]:port. Port 0: none is given.
+func SplitNexthop(s string) (host string, port uint16, bracketed bool, err error) {
+	host, text, found := strings.Cut(s, ":")
+	if rest, ok := strings.CutPrefix(s, "["); ok {
+		host, rest, ok = strings.Cut(rest, "]")
+		text, found = strings.CutPrefix(rest, ":")
+		if bracketed = true; !ok || !found && rest != "" {
+			return "", 0, false, fmt.Errorf("%q is not of the form [host]:port", s)
+		}
+	}
+	if !found {
+		return host, 0, bracketed, nil
+	}
+	if port, found = ports[text]; found {
+		return host, port, bracketed, nil
+	}
+	n, err := strconv.ParseUint(text, 10, 16)
+	if err != nil || n == 0 {
+		return "", 0, false, fmt.Errorf("%q is not a port", text)
+	}
+	return host, uint16(n), bracketed, nil
+}
+
 // ParseFeedback reads by how much an outcome changes a concurrency: a number from
 // 0 to 1, or such a number divided by the concurrency, 1/concurrency.
 func ParseFeedback(s string) (step float64, divided bool, err error) {

@@ -69,6 +69,7 @@ func check(dir string) []error {
 		}
 	}
 	readable(dir, cfg, add)
+	checkRoutes(cfg, add)
 	tables := config.TablesDir(dir)
 	// A lookup of anything makes a table read its file; it reports the rest.
 	nobody, err := addr.New("nobody", "invalid")
@@ -89,8 +90,7 @@ func check(dir string) []error {
 	_, _, _ = table.NewAliases(filepath.Join(tables, "virtual_aliases"), add).LookupAddresses("")
 	if transports, err := table.NewText(filepath.Join(tables, "transport"), add).Entries(); err == nil { // else it has been said
 		for _, key := range slices.Sorted(maps.Keys(transports)) {
-			transport, _, _ := strings.Cut(transports[key], ":")
-			if err := cfg.CheckTransport(transport); err != nil {
+			if err := checkRoute(cfg, transports[key]); err != nil {
 				add(fmt.Errorf("%s: %s: %w", filepath.Join(tables, "transport"), key, err))
 			}
 		}
