@@ -354,7 +354,10 @@ type Bounce struct {
 
 // Virtual configures the delivery agent for virtual users.
 type Virtual struct {
-	// The mail store.
+	// The mail store. The daemon sees /var/vmail and no other: for one in /DIR, which has to
+	// belong to the user _ph-virtual, posthouse-virtual.service needs a drop-in with
+	// BindPaths=/DIR and NoExecPaths=+/DIR in [Service], and posthouse-virtual.socket one with
+	// RequiresMountsFor=/DIR in [Unit].
 	Base string `yaml:"base" default:"/var/vmail" kind:"path"`
 }
 
@@ -370,7 +373,9 @@ type Local struct {
 	// name in local.spool. The mail of root is always there.
 	Mailbox string `yaml:"mailbox" default:"" kind:"mailbox"`
 
-	// The directory with a mailbox file for each account.
+	// The directory with a mailbox file for each account. Mail is written below /home,
+	// /var/mail and /var/spool/mail only: for /DIR elsewhere posthouse-deliver.service needs a
+	// drop-in with ReadWritePaths=/DIR in [Service].
 	Spool string `yaml:"spool" default:"/var/mail" kind:"path"`
 
 	// The size up to which a mailbox file may grow, in octets. 0: any.
