@@ -42,7 +42,7 @@ func TestHandOver(t *testing.T) {
 	u.start()
 	long := begin(t, a)
 	// For its successor: the first one could go before its first client is taken.
-	u.configure("limits", "daemons: {test: {max_use: 3, max_idle: 10ms}}")
+	u.configure("limits", "daemons: {showq: {max_use: 3, max_idle: 10ms}}")
 	pid := long.pid()
 	begin(t, a).quit()
 	begin(t, a).quit() // the last use
