@@ -57,6 +57,7 @@ func setup(d *Daemon, mode string) error {
 	case "limits by socket":
 		d.LimitsBySocket("dns")
 		d.LimitsBySocket("smtp")
+		defer s.listen()
 		return d.Stream("smtp", s.session)
 	case "impatient":
 		answerTimeout = 10 * time.Millisecond
@@ -88,8 +89,13 @@ func setup(d *Daemon, mode string) error {
 	if err := d.FIFO("f", func() { fmt.Println("look", os.Getpid()) }); err != nil {
 		return err
 	}
-	d.Loop(func() { s.deaf.Store(true) }, func() {}) // woken after all others
+	s.listen()
 	return nil
+}
+
+// listen has s know when nobody is accepted any more; the sockets are set up by then.
+func (s *server) listen() {
+	s.d.Loop(func() { s.deaf.Store(true) }, func() {}) // woken after all others
 }
 
 type server struct {
