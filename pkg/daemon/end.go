@@ -198,6 +198,14 @@ func (d *Daemon) drain(drained <-chan bool, told bool) (left, stopped bool) {
 	for {
 		select {
 		case left := <-drained:
+			select {
+			case <-d.signals.term: // came at the same time, and the successor may not have heard of it
+				if !told {
+					told = true
+					d.tell()
+				}
+			default:
+			}
 			return left, told
 		case <-watchdog.C:
 			_ = activation.Notify(activation.Alive)

@@ -493,3 +493,19 @@ func TestPanic(t *testing.T) {
 		t.Errorf("output %s", text)
 	}
 }
+
+// TestToldAtTheEnd: an order to stop that comes when all has been served is heard, or
+// the successor would not be told.
+func TestToldAtTheEnd(t *testing.T) {
+	for range 50 { // a select with two cases that are ready
+		stopped := false
+		d := &Daemon{sockets: &activation.Sockets{}, stop: func() { stopped = true }}
+		d.signals.term = make(chan os.Signal, 1)
+		d.signals.term <- syscall.SIGTERM
+		drained := make(chan bool, 1)
+		drained <- false
+		if _, told := d.drain(drained, false); !told || !stopped {
+			t.Fatal("the order was not heard")
+		}
+	}
+}
