@@ -27,6 +27,8 @@ UNITS=${unitdir:-/usr/lib/systemd/system} DOC=$(rpm --eval %_docdir)/posthouse Z
 	$3 ~ /\/(sendmail|mailq|newaliases)\.1$/ { sub(/\.1$/, ".posthouse.1", $3) }
 	$3 ~ /\/man\/man/ { $3 = $3 ".gz" }
 	$1 == "link" { print $3; next }
+	# Onto these systemd mounts. A file in place of one takes the mount away, also from daemons that run: %post makes them.
+	$1 == "empty" { print "%ghost %attr(" $2 ",root,root) " $3; next }
 	{ mark = "" }
 	$1 == "conf" { mark = "%config(noreplace) " }
 	$1 == "doc" { mark = "%doc " }
@@ -38,10 +40,11 @@ cat >>"$stage/list" <<'EOF'
 EOF
 enabled=$(sed -n 's/^enable \(posthouse-.*\)/\1/p' units/system-preset/50-posthouse.preset | tr '\n' ' ')
 units=$(cd units && echo posthouse-*.socket posthouse-*.timer)
+empty=$(awk '$1 == "empty" {print $3}' packaging/files | tr '\n' ' ')
 services=$(cd units && echo posthouse-*.service | sed 's/@\./@*./') # of a template, all instances
 spec=$stage/posthouse.spec
 sed -e "s|@VERSION@|$version|; s|@SOURCE@|$PWD|; s|@ENABLED@|$enabled|; s|@SERVICES@|$services|" \
-	-e "s|@UNITS@|$units|; s|@LIST@|$stage/list|" packaging/rpm/posthouse.spec >"$spec"
+	-e "s|@UNITS@|$units|; s|@LIST@|$stage/list|; s|@EMPTY@|$empty|" packaging/rpm/posthouse.spec >"$spec"
 cat >>"$spec" <<EOF
 
 %changelog

@@ -42,7 +42,9 @@ func TestBoot(t *testing.T) {
 				return m.Run("systemctl", "list-units", "--no-legend", "--state=active,activating,deactivating", "posthouse-*.service") == ""
 			})
 
-			m.Run("dpkg", "--purge", "posthouse")
+			if out := m.Script("dpkg --purge posthouse 2>&1"); strings.Contains(out, "/usr/lib/posthouse") {
+				t.Errorf("dpkg --purge: %s", out)
+			}
 			m.Settle()
 			after := traces(m)
 			for _, trace := range missing(after, before) {

@@ -32,6 +32,7 @@ func TestSwitch(t *testing.T) {
 			newPrivileges(t, m, privileged)
 			switched(t, m)
 			nobodyIsRoot(t, m)
+			unpacked(t, m)
 			if got := m.Script("find /var/spool/postfix/{hold,deferred} -type f"); got != leftover || strings.Count(got, "\n") != 2 {
 				t.Errorf("Postfix's queue was %q and is %q", leftover, got)
 			}
@@ -190,4 +191,26 @@ func nobodyIsRoot(t *testing.T, m *mailtest.Machine) {
 	}
 	m.Script("echo done >/run/fifo")
 	emptyQueue(m, time.Minute)
+}
+
+// unpacked: a daemon that runs sees what it saw while the package is replaced, before its
+// scripts restart services, and so does one that starts afterwards.
+func unpacked(t *testing.T, m *mailtest.Machine) {
+	t.Helper()
+	m.Run("systemctl", "start", "posthouse-rewrite.service")
+	pid := strings.TrimSpace(m.Run("systemctl", "show", "--property=MainPID", "--value", "posthouse-rewrite.service"))
+	m.Run("dpkg", "--unpack", "/root/posthouse.deb")
+	if got := m.ReadFile("/proc/" + pid + "/root/etc/mailname"); got != "example.org\n" {
+		t.Errorf("while the package is unpacked, rewrite reads %q in /etc/mailname", got)
+	}
+	m.RunInput([]byte("Subject: unpacked\n\nx\n"), "sendmail", "bob")
+	emptyQueue(m, time.Minute)
+	m.Run("dpkg", "--configure", "posthouse")
+	m.RunInput([]byte("Subject: configured\n\nx\n"), "sendmail", "bob")
+	emptyQueue(m, time.Minute)
+	for _, subject := range []string{"unpacked", "configured"} {
+		if got := m.ReadFile("/var/mail/bob"); strings.Count(got, "\nSubject: "+subject+"\n") != 1 {
+			t.Errorf("%s: bob has %s", subject, got)
+		}
+	}
 }
