@@ -1,9 +1,7 @@
 package units_test
 
 import (
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -144,74 +142,5 @@ func TestDeliverAsCannotBeRead(t *testing.T) {
 	}
 	if mode != "0711" {
 		t.Errorf("packaging/files: mode of deliver-as: %q", mode)
-	}
-}
-
-// systemd's own opinion: no unknown setting, and the exposure levels that the design allows.
-func TestSystemdAnalyze(t *testing.T) {
-	if _, err := exec.LookPath("systemd-analyze"); err != nil {
-		t.Skip("systemd-analyze is not installed")
-	}
-	root := t.TempDir()
-	system := filepath.Join(root, "usr/lib/systemd/system")
-	write := func(path, content string, mode os.FileMode) {
-		t.Helper()
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(content), mode); err != nil {
-			t.Fatal(err)
-		}
-	}
-	var units []string
-	for _, f := range slices.Concat(glob(t, "posthouse*.*"), glob(t, "posthouse*/*.conf")) {
-		if fi, err := os.Stat(f); err != nil {
-			t.Fatal(err)
-		} else if fi.Mode().IsRegular() {
-			data, err := os.ReadFile(f)
-			if err != nil {
-				t.Fatal(err)
-			}
-			write(filepath.Join(system, f), string(data), 0o644)
-			if !strings.Contains(f, "/") {
-				units = append(units, f)
-			}
-		}
-	}
-	// What the units refer to of the system, and of the root that they start in.
-	for _, u := range []string{"basic", "multi-user", "paths", "shutdown", "sockets", "sysinit", "timers"} {
-		write(filepath.Join(system, u+".target"), "[Unit]\nDescription="+u+"\n", 0o644)
-	}
-	write(filepath.Join(root, "bin/kill"), "", 0o755)
-	write(filepath.Join(root, "bin/sh"), "", 0o755) // deliver's
-	services := load(t, "service")
-	for _, u := range services {
-		write(filepath.Join(root, "libexec", u.program()), "", 0o755)
-		if start, _ := u.get("ExecStart"); !strings.HasPrefix(start, "/libexec/") {
-			start, _, _ = strings.Cut(start, " ")
-			write(filepath.Join(root, start), "", 0o755)
-		}
-	}
-
-	args := append([]string{"--root=" + root, "--man=no", "verify"}, units...)
-	if out, err := exec.Command("systemd-analyze", args...).CombinedOutput(); err != nil || len(out) > 0 {
-		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
-	}
-	limits := map[string]float64{"virtual": 0.7, "smtp": 1.4, "dns": 1.4, "deliver": 2.0}
-	for name, u := range services {
-		limit, ok := limits[u.word()]
-		if !ok {
-			limit = 0.5
-		}
-		out, err := exec.Command("systemd-analyze", "--root="+root, "--offline=true", "--no-pager", "security", name).CombinedOutput()
-		m := regexp.MustCompile(`exposure level for \S+: ([0-9.]+)`).FindSubmatch(out)
-		if err != nil || m == nil {
-			t.Errorf("systemd-analyze security %s: %v\n%s", name, err, out)
-			continue
-		}
-		var level float64
-		if _, err := fmt.Sscan(string(m[1]), &level); err != nil || level > limit {
-			t.Errorf("%s: exposure level %s, want at most %.1f", name, m[1], limit)
-		}
 	}
 }

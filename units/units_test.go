@@ -65,7 +65,10 @@ func TestDaemonsMayComeAndGo(t *testing.T) {
 	}
 	for _, u := range load(t, "socket") {
 		u.want(t, "StartLimitIntervalSec=0", "TriggerLimitIntervalSec=0", "PartOf=posthouse.target", "Accept=no",
-			"RemoveOnStop=yes")
+			"RemoveOnStop=yes", "DefaultDependencies=no", "Requires=sysinit.target", "Conflicts=shutdown.target", "Before=posthouse.target shutdown.target")
+		if !slices.Contains(u.list("After"), "sysinit.target") {
+			t.Errorf("%s is not after sysinit.target", u.name)
+		}
 		if !follows(u.name) {
 			u.want(t, "WantedBy=posthouse.target")
 		}
@@ -97,7 +100,10 @@ func TestWhatFollowsASocket(t *testing.T) {
 		same(t, "Wants", all[name].list("Wants"), followers)
 		for _, follower := range followers {
 			u := all[follower]
-			u.want(t, "BindsTo="+name, "After="+name, "PartOf=posthouse.target", "TriggerLimitIntervalSec=0")
+			u.want(t, "BindsTo="+name, "PartOf=posthouse.target", "TriggerLimitIntervalSec=0")
+			if !slices.Contains(u.list("After"), name) {
+				t.Errorf("%s is not after %s", follower, name)
+			}
 			for _, e := range u.own {
 				if e.section == "Install" {
 					t.Errorf("%s can be enabled by itself", u.name)
@@ -115,7 +121,8 @@ func TestWhatFollowsASocket(t *testing.T) {
 
 func TestMaildrop(t *testing.T) {
 	paths := load(t, "path")
-	paths["posthouse-pickup.path"].want(t, "Unit=posthouse-pickup.service", "DirectoryNotEmpty="+maildrop)
+	paths["posthouse-pickup.path"].want(t, "Unit=posthouse-pickup.service", "DirectoryNotEmpty="+maildrop,
+		"DefaultDependencies=no", "Requires=sysinit.target", "Conflicts=shutdown.target", "Before=shutdown.target")
 	if len(paths) != 1 {
 		t.Errorf("%d path units", len(paths))
 	}
