@@ -49,6 +49,12 @@ func TestUsersAndGroups(t *testing.T) {
 	same(t, "users", users, wantUsers)
 	same(t, "groups", groups, slices.Compact(wantGroups))
 	for _, l := range slices.Concat(lines(t, "tmpfiles.d/posthouse.conf"), lines(t, "tmpfiles.d/posthouse-maildrop.conf")) {
+		for i := range l[2:5] { // a colon: where it is made, and not where it is there
+			var made bool
+			if l[2+i], made = strings.CutPrefix(l[2+i], ":"); made == strings.Contains(l[1], "/posthouse") {
+				t.Errorf("tmpfiles.d: %q: only what may be of others stays theirs", l)
+			}
+		}
 		if l[3] != "root" && !slices.Contains(users, l[3]) || l[4] != "root" && !slices.Contains(groups, l[4]) {
 			t.Errorf("tmpfiles.d: %q: unknown user or group", l)
 		}

@@ -24,10 +24,15 @@ func TestSwitch(t *testing.T) {
 			for _, box := range boxes {
 				before[box] = m.ReadFile("/var/mail/" + box)
 			}
+			// As manuals have it for Dovecot.
+			m.Script("useradd --system vmail; install -d -o vmail -g vmail -m 2770 /var/vmail")
 			privileged := setIDs(m)
 			leftover := m.Script("find /var/spool/postfix/{hold,deferred} -type f")
 
 			install(t, m)
+			if got := m.Run("stat", "--format=%U:%G %a", "/var/vmail"); got != "vmail:vmail 2770\n" {
+				t.Errorf("/var/vmail is %s", got)
+			}
 			commandsAreOurs(t, m)
 			newPrivileges(t, m, privileged)
 			switched(t, m)

@@ -20,7 +20,7 @@ const (
 func small(m *mailtest.Machine) {
 	m.Stop("posthouse.target")
 	m.Script(`for d in ` + spoolDir + ` ` + storeDir + `; do mount -t tmpfs -o size=8m,nr_inodes=10000 small $d; done
-		systemd-tmpfiles --create posthouse.conf; systemctl start posthouse.target`)
+		chown _ph-virtual: ` + storeDir + `; systemd-tmpfiles --create posthouse.conf; systemctl start posthouse.target`)
 }
 
 // fill leaves no space in a file system, free gives it back.
