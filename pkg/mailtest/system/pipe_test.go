@@ -4,7 +4,10 @@ package system
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -66,6 +69,7 @@ func TestPipe(t *testing.T) {
 			p.delivers()
 			p.verdicts()
 			p.confined()
+			p.network()
 			p.limits()
 			p.upgrade()
 			p.slow()
@@ -233,6 +237,49 @@ func (p pipes) confined() {
 	p.waits("nothing is run as root: posthouse-pipe@list.service needs another User= and Group=")
 	p.edit("list", "User=list", "ReadWritePaths=/srv/list")
 	p.arrives()
+}
+
+// network: the drop-in in docs/pipe.md, which docs/decisions.md has, too, opens what it says and nothing else.
+func (p pipes) network() {
+	p.t.Helper()
+	drop := recipe(p.t, "docs/pipe.md")
+	if other := recipe(p.t, "docs/decisions.md"); !slices.Equal(drop, other) {
+		p.t.Errorf("docs/pipe.md: %q, docs/decisions.md: %q", drop, other)
+	}
+	p.edit("list", append(drop, "User=list", "ReadWritePaths=/srv/list")...)
+	p.Script("ip address add 192.0.2.1/32 dev lo; ip address add 2001:db8::1/128 dev lo")
+	p.list("reach", `for to in 127.0.0.1 192.0.2.1 2001:db8::1; do
+		timeout 5 bash -c "</dev/tcp/$to/25" && echo $to
+	done >/srv/list/reach.out 2>/dev/null`)
+	p.send("x", "reach@lists.example")
+	emptyQueue(p.Machine, time.Minute)
+	if got := p.ReadFile("/srv/list/reach.out"); got != "127.0.0.1\n" {
+		p.t.Errorf("with %q a command reaches %q", drop, got)
+	}
+	// Both are there for who may reach them.
+	for _, to := range []string{"192.0.2.1", "2001:db8::1"} {
+		p.Run("bash", "-c", "</dev/tcp/"+to+"/25")
+	}
+	p.edit("list", "User=list", "ReadWritePaths=/srv/list")
+}
+
+// recipe is the drop-in for a network in a file of the documentation.
+func recipe(t *testing.T, file string) []string {
+	t.Helper()
+	top, err := mailtest.Top()
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := os.ReadFile(filepath.Join(top, file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := regexp.MustCompile(`(?m)^ +PrivateNetwork=no(?:\n +\w+=.*)+`).FindString(string(doc))
+	var lines []string
+	for line := range strings.Lines(found) {
+		lines = append(lines, strings.TrimSpace(line))
+	}
+	return lines
 }
 
 // limits: a drop-in has them, and mail that needs more waits.
