@@ -271,6 +271,7 @@ func TestDeliver(t *testing.T) {
 	if _, ok := u.get("PrivateUsers"); ok {
 		t.Errorf("%s: PrivateUsers= is set", u.name)
 	}
+	load(t, "socket")["posthouse-deliver.socket"].want(t, "RequiresMountsFor=/home /var/mail")
 	same(t, "ReadWritePaths", u.list("ReadWritePaths"), []string{"-/home", "-/var/mail", "-/var/spool/mail"})
 	same(t, "InaccessiblePaths", u.list("InaccessiblePaths"), []string{"/root", "-/var/vmail", "-/var/spool/posthouse", "-/var/log", "/run/posthouse/private", "-/run/user", "-/run/dbus", "-/run/screen"})
 }
