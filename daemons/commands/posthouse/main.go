@@ -48,7 +48,7 @@ func command() *cli.Command {
 			"The mail system itself is started and stopped with systemctl(1): each subsystem is a socket, and posthouse status lists them.",
 		Sections: sections,
 		Subs: []*cli.Command{
-			checkCommand(&dir), configCommand(&dir), statusCommand(), profileCommand(), queueCommand(), userCommand(&dir), generateCommand(),
+			checkCommand(&dir), configCommand(&dir), statusCommand(), profileCommand(&dir), queueCommand(), userCommand(&dir), generateCommand(),
 		},
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"posthouse/pkg/cli"
+	"posthouse/pkg/config"
 )
 
 // core are the units without which no mail moves. What comes and goes with one of
@@ -64,13 +65,14 @@ var systemctl = func(ctx context.Context, args ...string) (string, error) {
 // systemctlTime bounds one call: a stop may drain for as long as its unit says.
 const systemctlTime = 5 * time.Minute
 
-func profileCommand() *cli.Command {
+func profileCommand(dir *string) *cli.Command {
 	dry := false
 	c := &cli.Command{
 		Name: "profile", Args: "[NAME]", Summary: "say which subsystems this machine has",
 		Description: "Without an argument: which profile is in force, and which units are not as it has them. With the name of a profile: enables and starts " +
 			"the units that it has, disables and stops those that it does not have, and says so. The profile becomes a preset, in " + presetFile + ", so that systemctl preset agrees. " +
-			"posthouse profile undo makes the units what they were before the first profile.\n\nMail for a subsystem that is off waits in the queue, and mailq says what for.",
+			"posthouse profile undo makes the units what they were before the first profile.\n\nMail for a subsystem that is off waits in the queue, and mailq says what for. " +
+			"A workstation or relay needs domains: {local: []} in posthouse.yaml, and in origin the domain of its users, or mail for its own root, such as that of cron, waits for local.",
 		Flags: func(set *flag.FlagSet) { set.BoolVar(&dry, "dry-run", false, "say what would be done, and do nothing") },
 		Run: func(ctx context.Context, std cli.Streams, args []string) int {
 			ctx, cancel := context.WithTimeout(ctx, systemctlTime)
@@ -88,7 +90,9 @@ func profileCommand() *cli.Command {
 				if i < 0 {
 					return std.Errorf(cli.Usage, "there is no profile %q", args[0])
 				}
-				err = setProfile(ctx, std, profiles[i], dry)
+				if err = setProfile(ctx, std, profiles[i], dry); err == nil {
+					profiles[i].hint(std, *dir)
+				}
 			}
 			switch {
 			case errors.Is(err, fs.ErrPermission):
@@ -162,6 +166,21 @@ func setProfile(ctx context.Context, std cli.Streams, p profile, dry bool) error
 		}
 	}
 	return c.apply(ctx, std, dry)
+}
+
+// hint: the default of domains.local has the machine and its origin, so that the mail of
+// cron would wait for local, where that is off, until it is given up.
+func (p profile) hint(std cli.Streams, dir string) {
+	if p.on == nil || !slices.Contains(p.off, "posthouse-local.socket") {
+		return
+	}
+	c, err := config.Load(dir)
+	// What is wrong with it is for posthouse check to say.
+	if err != nil || len(c.Domains.Local) == 0 || c.Routes.Local != "local:" {
+		return
+	}
+	fmt.Fprintf(std.Out, "mail for %s, such as that of cron, waits for posthouse-local.socket, which is off: set origin to the domain of its users, "+
+		"and domains: {local: []}, and it goes where theirs goes\n", strings.Join(c.Domains.Local, ", "))
 }
 
 // step is one call of systemctl, for units that need it.

@@ -51,9 +51,22 @@ func (f *fakeSystemd) run(_ context.Context, args ...string) (string, error) {
 	return out.String(), nil
 }
 
+// configDir is where the configuration is.
+var configDir string
+
+// configure writes the configuration.
+func configure(t *testing.T, text string) {
+	t.Helper()
+	configDir = t.TempDir()
+	if err := os.WriteFile(filepath.Join(configDir, "posthouse.yaml"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // install has a systemd with all units of the source, enabled by the preset.
 func install(t *testing.T) *fakeSystemd {
 	t.Helper()
+	configure(t, "domains: {local: []}\n")
 	f := &fakeSystemd{units: map[string]setting{}}
 	enabled := presets(t)
 	for _, u := range installable(t) {
@@ -101,7 +114,7 @@ func presets(t *testing.T) map[string]bool {
 func runProfile(t *testing.T, args ...string) (out string, status int) {
 	t.Helper()
 	var o, e strings.Builder
-	status = profileCommand().Main(t.Context(), cli.Streams{Out: &o, Err: &e}, args)
+	status = profileCommand(&configDir).Main(t.Context(), cli.Streams{Out: &o, Err: &e}, args)
 	return o.String() + e.String(), status
 }
 
@@ -199,5 +212,29 @@ func TestProfileFails(t *testing.T) {
 	presetFile = "/proc/nonexistent/preset"
 	if out, status := runProfile(t, "relay"); status == cli.OK || f.calls > 0 {
 		t.Errorf("nothing is remembered: %d %s", status, out)
+	}
+}
+
+// TestProfileHint: who has local off is told what mail would wait for it.
+func TestProfileHint(t *testing.T) {
+	install(t)
+	const hint = "\nmail for mail.example.org, localhost, example.org, such as that of cron, waits for posthouse-local.socket, which is off: "
+	for _, c := range []struct {
+		more, profile string
+		hinted        bool
+	}{
+		{"", "workstation", true},
+		{"", "relay", true},
+		{"", "mailhost", false},
+		{"", "none", false},
+		{"domains: {local: []}\n", "workstation", false},
+		{"domains: {local: []}\n", "relay", false},
+		{"routes: {local: \"smtp:[192.0.2.1]\"}\n", "workstation", false},
+		{"no: such setting\n", "workstation", false},
+	} {
+		configure(t, "hostname: mail.example.org\norigin: example.org\n"+c.more)
+		if out, status := runProfile(t, c.profile); status != cli.OK || strings.Contains(out, hint) != c.hinted || strings.Contains(out, "cron") != c.hinted {
+			t.Errorf("%s with %q: %d %s", c.profile, c.more, status, out)
+		}
 	}
 }

@@ -3,6 +3,7 @@
 package system
 
 import (
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -29,6 +30,11 @@ func TestProfile(t *testing.T) {
 	if got := m.Run("posthouse", "profile"); got != "no profile is in force\n" {
 		t.Errorf("at first: %s", got)
 	}
+	// What is off, and nothing of it in systemd's memory, is listed, too.
+	if out := m.Run("posthouse", "status"); !regexp.MustCompile(`(?m)^posthouse-smtpd\.socket +disabled +inactive$`).MatchString(out) ||
+		strings.Count(out, "\nposthouse-qmgr.socket ") != 1 || strings.Contains(out, "@") {
+		t.Errorf("status: %s", out)
+	}
 	told := m.Run("posthouse", "profile", "--dry-run", "workstation")
 	if now := units(); now != before {
 		t.Errorf("a dry run has changed units: %s", now)
@@ -41,6 +47,8 @@ func TestProfile(t *testing.T) {
 	if open := m.Run("ss", "-Htln"); open != "" {
 		t.Errorf("a workstation listens: %s", open)
 	}
+
+	smarthost(t, m)
 
 	m.Run("posthouse", "profile", "relay")
 	m.Run("systemctl", "preset", "posthouse-smtpd.socket", "posthouse-virtual.socket")
@@ -77,6 +85,36 @@ func TestProfile(t *testing.T) {
 		t.Errorf("a user: %+v, %v", r, err)
 	}
 	healthy(t, m)
+}
+
+// smarthost: with what the README has for a workstation, mail for the machine itself goes to
+// the smarthost. Without, the command says what would become of it.
+func smarthost(t *testing.T, m *mailtest.Machine) {
+	t.Helper()
+	const hint = "mail for mail.example.org, localhost, example.org, such as that of cron, waits for posthouse-local.socket"
+	if out := m.Run("posthouse", "profile", "workstation"); !strings.Contains(out, hint) {
+		t.Errorf("no hint: %s", out)
+	}
+	m.Run("install", "-d", "-o", "nobody", "/var/tmp/smarthost")
+	sink(m, "smarthost", "127.0.0.1:2602", "-d", "/var/tmp/smarthost/%M.")
+	m.WriteFile("/etc/posthouse/conf.d/workstation.yaml", "domains: {local: []}\nroutes: {default: \"smtp:[127.0.0.1]:2602\"}\n", 0o644)
+	if out := m.Run("posthouse", "profile", "workstation"); strings.Contains(out, "cron") {
+		t.Errorf("a hint all the same: %s", out)
+	}
+	m.Run("systemctl", "stop", "posthouse-*.service") // they remember for a while
+	for _, to := range []string{"root", "root@mail.example.org", "root@localhost"} {
+		m.RunInput([]byte("Subject: from cron\n\nx\n"), "sendmail", "-i", "-FCronDaemon", to)
+	}
+	m.WaitFor("mail at the smarthost", time.Minute, func() bool {
+		return strings.Count(m.Script("cat /var/tmp/smarthost/* 2>/dev/null || true"), "\nSubject: from cron\n") == 3
+	})
+	got := m.Script("cat /var/tmp/smarthost/*")
+	for _, to := range []string{"root@example.org", "root@mail.example.org", "root@localhost"} {
+		if !strings.Contains(got, "\nX-Rcpt-Args: <"+to+">") || !strings.Contains(got, "X-Mail-Args: <root@example.org>") {
+			t.Errorf("nothing for %s: %s", to, got)
+		}
+	}
+	m.Script("rm /etc/posthouse/conf.d/workstation.yaml; systemctl stop smarthost 'posthouse-*.service'")
 }
 
 // unmanaged: without qmgr mail comes in and waits. What starts qmgr beside its
