@@ -6,7 +6,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"os/exec"
 	"slices"
 	"strings"
 	"time"
@@ -66,11 +65,11 @@ func statusCommand() *cli.Command {
 // gather asks systemd for the sockets, which are what is enabled and disabled,
 // and showq for the queue.
 func gather(ctx context.Context) (*status, error) {
-	out, err := exec.CommandContext(ctx, "systemctl", "show", "--property=Id,UnitFileState,ActiveState", "posthouse*.socket", "--all").Output()
+	units, err := sockets(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("systemctl: %w", err)
+		return nil, err
 	}
-	s := &status{Units: parseUnits(string(out)), Queue: make(map[string]int)}
+	s := &status{Units: units, Queue: make(map[string]int)}
 	err = showq.List(ctx, showq.Path, func(page []showq.Entry) error {
 		for i := range page {
 			s.Queue[page[i].Queue.String()]++
@@ -85,6 +84,27 @@ func gather(ctx context.Context) (*status, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// sockets are those that are installed, and instances of templates that systemd has in
+// memory: it has none in memory that is off, and a pattern is for what it has.
+func sockets(ctx context.Context) ([]unit, error) {
+	const pattern = "posthouse*.socket"
+	files, err := systemctl(ctx, "list-unit-files", "--no-legend", "--", pattern)
+	if err != nil {
+		return nil, err
+	}
+	show := []string{"show", "--property=Id,UnitFileState,ActiveState", "--all", "--", pattern}
+	for line := range strings.Lines(files) {
+		if f := strings.Fields(line); len(f) > 0 && !strings.Contains(f[0], "@.") {
+			show = append(show, f[0])
+		}
+	}
+	out, err := systemctl(ctx, show...)
+	if err != nil {
+		return nil, err
+	}
+	return slices.Compact(parseUnits(out)), nil
 }
 
 // parseUnits reads what systemctl show prints: properties, an empty line
