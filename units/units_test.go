@@ -206,6 +206,13 @@ func TestWhatADaemonSees(t *testing.T) {
 		} else {
 			u.want(t, "PrivateUsers=yes")
 		}
+		// Ended before the network is; no unit pulls it in.
+		after, wants := u.list("After"), u.list("Wants")
+		if slices.Contains(after, "network.target") != slices.Contains([]string{"smtpd", "submission", "smtp", "dns"}, u.word()) ||
+			slices.Contains(after, "network-online.target") != slices.Contains(network, u.word()) ||
+			slices.Contains(after, "nss-lookup.target") != slices.Contains(network, u.word()) || slices.Contains(wants, "network-online.target") {
+			t.Errorf("%s: After=%q Wants=%q", u.name, after, wants)
+		}
 		calls := u.list("SystemCallFilter")
 		for _, call := range []string{"fsync", "unlinkat", "renameat", "linkat", "pwrite64", "mkdirat"} {
 			removes := u.word() == "pickup" && (call == "unlinkat" || call == "renameat") // and writes nothing
