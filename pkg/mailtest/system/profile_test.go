@@ -30,11 +30,7 @@ func TestProfile(t *testing.T) {
 	if got := m.Run("posthouse", "profile"); got != "no profile is in force\n" {
 		t.Errorf("at first: %s", got)
 	}
-	// What is off, and nothing of it in systemd's memory, is listed, too.
-	if out := m.Run("posthouse", "status"); !regexp.MustCompile(`(?m)^posthouse-smtpd\.socket +disabled +inactive$`).MatchString(out) ||
-		strings.Count(out, "\nposthouse-qmgr.socket ") != 1 || strings.Contains(out, "@") {
-		t.Errorf("status: %s", out)
-	}
+	listed(t, m)
 	told := m.Run("posthouse", "profile", "--dry-run", "workstation")
 	if now := units(); now != before {
 		t.Errorf("a dry run has changed units: %s", now)
@@ -85,6 +81,15 @@ func TestProfile(t *testing.T) {
 		t.Errorf("a user: %+v, %v", r, err)
 	}
 	healthy(t, m)
+}
+
+// listed: status has what is off, too, of which systemd has nothing in memory.
+func listed(t *testing.T, m *mailtest.Machine) {
+	t.Helper()
+	if out := m.Run("posthouse", "status"); !regexp.MustCompile(`(?m)^posthouse-smtpd\.socket +disabled +inactive$`).MatchString(out) ||
+		strings.Count(out, "\nposthouse-qmgr.socket ") != 1 || strings.Contains(out, "@") {
+		t.Errorf("status: %s", out)
+	}
 }
 
 // smarthost: with what the README has for a workstation, mail for the machine itself goes to
