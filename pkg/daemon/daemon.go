@@ -93,8 +93,8 @@ type Daemon struct {
 	clients int
 	used    int
 	holds   int
-	follows bool           // there is a predecessor
-	users   map[uint32]int // connections of IPC, where perUser is set
+	follows bool                           // there is a predecessor
+	users   map[uint32]map[caller]struct{} // connections of IPC, where perUser is set
 	lastEnd time.Time
 	idle    map[caller]pause    // connections that wait for a request, or have waited for it in vain
 	evicted map[caller]struct{} // those that have to go, and have not gone yet
@@ -218,35 +218,6 @@ func (d *Daemon) LimitsBySocket(name string) {
 	if d.sockets.Passed(name) {
 		d.limits = d.Config().Daemon(name)
 	}
-}
-
-// PerUser bounds the connections of IPC that one user may have at once. One more is
-// closed before it is greeted: whoever can have as many as there is room for keeps
-// others out, and may have a long request half sent on each.
-func (d *Daemon) PerUser(most int) { d.perUser = most }
-
-// enterUser counts a connection, and reports false where it is one too many.
-func (d *Daemon) enterUser(c *ipc.Conn) (leave func(), ok bool) {
-	if d.perUser == 0 {
-		return func() {}, true
-	}
-	uid, err := c.PeerUID()
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if err != nil || d.users[uid] >= d.perUser {
-		return nil, false
-	}
-	if d.users == nil {
-		d.users = make(map[uint32]int)
-	}
-	d.users[uid]++
-	return func() {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		if d.users[uid]--; d.users[uid] == 0 {
-			delete(d.users, uid)
-		}
-	}, true
 }
 
 // Hold keeps the daemon from going away for being idle until release is called.
@@ -560,9 +531,7 @@ func (d *Daemon) evict() (again *time.Timer) {
 	wait := firstPatience
 	if oldest != nil && len(d.evicted) == 0 { // else one is on its way
 		if wait = time.Until(d.idle[oldest].end()); wait <= 0 {
-			delete(d.idle, oldest)
-			d.evicted[oldest] = struct{}{}
-			_ = oldest.SetReadDeadline(time.Unix(1, 0)) // its handler ends
+			d.dismiss(oldest)
 			wait = firstPatience
 		}
 	}

@@ -524,7 +524,7 @@ func TestEviction(t *testing.T) {
 }
 
 // TestPerUser: who has all the connections that one user may have gets no other,
-// though there is room, until one of them has ended.
+// though there is room, until one of them has ended, or has waited for too long.
 func TestPerUser(t *testing.T) {
 	t.Parallel()
 	u := newUnit(t, "per user", "max_clients: 9, max_use: 0, max_idle: 24h")
@@ -537,15 +537,26 @@ func TestPerUser(t *testing.T) {
 	if err := errors.Join(first.ask(), second.ask(), first.c.Close()); err != nil {
 		t.Fatal(err)
 	}
-	deadline := time.Now().Add(bound)
-	for {
-		c, _, err := ipc.NewClient(path, testProtocol).Get(t.Context())
+	silent := u.another(path)
+	for _, older := range []*raw{second, silent} { // one after the other has to go
+		u.another(path)
+		if _, err := older.c.Receive(100); !ipc.Ended(err) {
+			t.Errorf("a connection that waits: %v", err)
+		}
+	}
+}
+
+// another connects as soon as that is possible.
+func (u *unit) another(path string) *raw {
+	u.t.Helper()
+	for deadline := time.Now().Add(bound); ; {
+		c, _, err := ipc.NewClient(path, testProtocol).Get(u.t.Context())
 		if err == nil {
-			c.Close()
-			break
+			u.t.Cleanup(func() { _ = c.Close() })
+			return &raw{u.t, c}
 		}
 		if !ipc.Ended(err) || time.Now().After(deadline) {
-			t.Fatal(err)
+			u.t.Fatal(err)
 		}
 	}
 }
