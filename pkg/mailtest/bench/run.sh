@@ -86,6 +86,7 @@ mkdir -p "$disk/posthouse/spool"
 cp "$1" "$disk/posthouse/spool/posthouse.deb"
 boot posthouse <<'SETUP'
 dpkg --install /var/spool/posthouse.deb
+chown _ph-virtual: /var/vmail # the disk that is mounted there
 cat >/etc/posthouse/conf.d/bench.yaml <<'YAML'
 hostname: mail.example.org
 domains:
