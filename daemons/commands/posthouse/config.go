@@ -3,10 +3,8 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -109,9 +107,7 @@ func check(dir string) []error {
 		}
 		_, _, _ = table.NewText(path, add).Lookup("")
 	}
-	if _, err := os.Stat(cfg.Virtual.Base); errors.Is(err, fs.ErrNotExist) && len(cfg.Domains.Virtual) > 0 {
-		add(fmt.Errorf("virtual.base: %w", err))
-	}
+	checkStore(cfg, newReader("_ph-virtual", "_ph-virtual"), add)
 	return errs
 }
 

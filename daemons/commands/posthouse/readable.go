@@ -124,16 +124,24 @@ func (r reader) walk(dir, rel string) (next string, err error) {
 // may reports that r cannot read the file at path, or list the directory there, or, with
 // through, get to what is in it.
 func (r reader) may(path string, info fs.FileInfo, through bool) error {
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if n, err := syscall.Getxattr(path, "system.posix_acl_access", nil); !ok || err == nil && n > 0 {
-		return nil // who may is in a list of its own
-	}
 	need := fs.FileMode(4)
 	switch {
 	case info.IsDir() && through:
 		need = 1
 	case info.IsDir():
 		need = 5
+	}
+	if whose, ok := r.has(path, info, need); !ok {
+		return fmt.Errorf("%s: daemons cannot read it: %s", path, whose)
+	}
+	return nil
+}
+
+// has reports whether r has the rights need with the file at path, and whose it is.
+func (r reader) has(path string, info fs.FileInfo, need fs.FileMode) (whose string, ok bool) {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if n, err := syscall.Getxattr(path, "system.posix_acl_access", nil); !ok || err == nil && n > 0 {
+		return "", true // who may is in a list of its own
 	}
 	mode := info.Mode().Perm()
 	switch {
@@ -142,8 +150,21 @@ func (r reader) may(path string, info fs.FileInfo, through bool) error {
 	case slices.Contains(r.gids, strconv.Itoa(int(st.Gid))):
 		mode >>= 3
 	}
-	if mode&need != need {
-		return fmt.Errorf("%s: daemons cannot read it: mode %04o, owner %d, group %d", path, info.Mode().Perm(), st.Uid, st.Gid)
+	return fmt.Sprintf("mode %04o, owner %d, group %d", info.Mode().Perm(), st.Uid, st.Gid), mode&need == need
+}
+
+// checkStore reports that the agent for virtual users cannot make their mailboxes, as
+// where the directory is a new disk, or was another's before.
+func checkStore(cfg *config.Config, r reader, add func(error)) {
+	if r.uid == "" || len(cfg.Domains.Virtual) == 0 || !strings.HasPrefix(cfg.Routes.Virtual, "virtual:") {
+		return
 	}
-	return nil
+	info, err := os.Stat(cfg.Virtual.Base)
+	if err != nil {
+		add(fmt.Errorf("virtual.base: %w", err))
+		return
+	}
+	if whose, ok := r.has(cfg.Virtual.Base, info, 7); !ok {
+		add(fmt.Errorf("virtual.base: %s: %s: the mail of virtual users waits; chown _ph-virtual: gives it to their agent", cfg.Virtual.Base, whose))
+	}
 }

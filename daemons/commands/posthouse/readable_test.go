@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -131,6 +132,44 @@ func TestCheckReadable(t *testing.T) {
 		}
 		if errs := check(dir); len(errs) != want {
 			t.Errorf("mode %04o: %v", mode, errs)
+		}
+	}
+}
+
+// TestCheckStore: a mail store that is not the agent's is reported, where it is for the
+// agent to write there.
+func TestCheckStore(t *testing.T) {
+	store := t.TempDir()
+	uid := strconv.Itoa(os.Getuid())
+	for _, tt := range []struct {
+		settings string
+		r        reader
+		mode     fs.FileMode
+		faults   int
+	}{
+		{"", reader{uid: uid}, 0o750, 0},
+		{"", reader{uid: "4711"}, 0o755, 1},
+		{"", reader{uid: "4711", gids: []string{strconv.Itoa(os.Getgid())}}, 0o775, 0},
+		{"", reader{}, 0o755, 0}, // nothing is installed
+		{"routes: {virtual: 'lmtp:unix:/run/dovecot/lmtp'}\n", reader{uid: "4711"}, 0o755, 0},
+		{"virtual: {base: " + store + "/none}\n", reader{uid: "4711"}, 0o755, 1},
+	} {
+		dir := t.TempDir()
+		settings := tt.settings
+		if !strings.Contains(settings, "base:") {
+			settings += "virtual: {base: " + store + "}\n"
+		}
+		if err := errors.Join(os.WriteFile(filepath.Join(dir, "posthouse.yaml"), []byte("domains: {virtual: {example.net: {}}}\n"+settings), 0o644), os.Chmod(store, tt.mode)); err != nil {
+			t.Fatal(err)
+		}
+		cfg, err := config.Load(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var faults []error
+		checkStore(cfg, tt.r, func(err error) { faults = append(faults, err) })
+		if len(faults) != tt.faults {
+			t.Errorf("%q, %+v, mode %04o: %v", tt.settings, tt.r, tt.mode, faults)
 		}
 	}
 }
