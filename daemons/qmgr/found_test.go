@@ -151,7 +151,8 @@ func TestLeftToCommands(t *testing.T) {
 		w.do(queuectl.Release, 1, ids[3])
 		w.m.cancel() // one was being delivered
 		w.m.stop()
-		if got := w.where(); strings.Count(got, queue.Hold) < 2 || strings.Contains(got, queue.Active) {
+		// The one that was released may have been taken up by then.
+		if got := w.where(); strings.Count(got, queue.Hold) < 2 || strings.Count(got, queue.Active) > 1 {
 			t.Errorf("in %q", got)
 		}
 	})
