@@ -284,7 +284,7 @@ func TestLimit(t *testing.T) {
 		<-s.cleanup.opened // and there it stays
 	}
 	wantStatus(t, "a third message", s.submit(t, "x\r\n"), "4.3.2")
-	reject := fmt.Sprintf("NOQUEUE: reject: MAIL from uid=%d: 4.3.2 more than 2 messages at once; from=<s@example.org> to=<r@example.net>", os.Getuid())
+	reject := fmt.Sprintf("NOQUEUE: reject: MAIL from uid=%d: 4.3.2 more than 2 messages, or 4194304 octets of envelopes, at once; from=<s@example.org> to=<r@example.net>", os.Getuid())
 	if s.log.String() != reject {
 		t.Errorf("log\n%s\nwant\n%s", s.log, reject)
 	}

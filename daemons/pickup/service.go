@@ -86,7 +86,7 @@ func (s *service) handle(ctx context.Context, c *ipc.Conn, msg []byte, file *os.
 	}
 	m := &message{service: s, conn: c, uid: uid, id: noQueue, e: r.Envelope}
 	if !s.enter(uid, len(msg)) {
-		return m.refuse("MAIL", dsn.Errorf("4.3.2", "more than %d messages at once", s.perUser))
+		return m.refuse("MAIL", dsn.Errorf("4.3.2", "more than %d messages, or %d octets of envelopes, at once", s.perUser, maxEnvelopes))
 	}
 	defer s.leave(uid, len(msg))
 	ctx, cancel := context.WithTimeout(ctx, messageTimeout)

@@ -54,7 +54,7 @@ type policy struct {
 	name  string // verified, or "unknown"
 	id    string // of the message that came last
 
-	sessions int // of the client, this one with them
+	sessions int // of the client, this one included
 }
 
 func (p *policy) client() string { return fmt.Sprintf("%s[%s]", p.name, p.ip) }

@@ -36,6 +36,13 @@ func meet(t *testing.T, cfg Config, p *recorder, say func(client io.Writer)) (sa
 	return said, stats, took
 }
 
+// introduce goes as far as a recipient, and says what follows.
+func introduce(client io.Writer, more string) {
+	io.WriteString(client, "EHLO c\r\n")
+	time.Sleep(time.Second)
+	io.WriteString(client, begin[len("EHLO c\r\n|"):]+more)
+}
+
 // TestTimeout: after a time-out nothing more is read (faults 2 and 3 of go-smtp), and
 // each command has its own time.
 func TestTimeout(t *testing.T) {
@@ -63,9 +70,7 @@ func TestTimeout(t *testing.T) {
 func TestStalledChunk(t *testing.T) {
 	p := &recorder{}
 	said, stats, _ := meet(t, testConfig, p, func(client io.Writer) {
-		io.WriteString(client, "EHLO c\r\n")
-		time.Sleep(time.Second)
-		io.WriteString(client, begin[len("EHLO c\r\n|"):]+"BDAT 100 LAST\r\nx\r\n")
+		introduce(client, "BDAT 100 LAST\r\nx\r\n")
 		time.Sleep(time.Hour)
 		io.WriteString(client, "MAIL FROM:<a@b>\r\nNOOP\r\n")
 	})
@@ -109,9 +114,7 @@ func TestRate(t *testing.T) {
 	for name, before := range map[string]string{"command": "", "message": "DATA\r\n", "chunk": "BDAT 1000\r\n"} {
 		p := &recorder{}
 		said, stats, took := meet(t, cfg, p, func(client io.Writer) {
-			io.WriteString(client, "EHLO c\r\n")
-			time.Sleep(time.Second)
-			io.WriteString(client, begin[len("EHLO c\r\n|"):]+before)
+			introduce(client, before)
 			time.Sleep(time.Second)
 			drip(client, 100, "x")
 		})
@@ -121,9 +124,7 @@ func TestRate(t *testing.T) {
 	}
 	p := &recorder{}
 	said, _, took := meet(t, cfg, p, func(client io.Writer) {
-		io.WriteString(client, "EHLO c\r\n")
-		time.Sleep(time.Second)
-		io.WriteString(client, begin[len("EHLO c\r\n|"):]+"DATA\r\n")
+		introduce(client, "DATA\r\n")
 		time.Sleep(time.Second)
 		drip(client, 100, strings.Repeat(strings.Repeat("x", 500)+"\r\n", 10)) // 502 octets a second
 		io.WriteString(client, ".\r\n")

@@ -72,8 +72,9 @@ const (
 )
 
 // A mail system that is busy, as where a user has too many messages or connections at
-// once, or that ends before it has answered, is asked again with longer and longer pauses, until patience ends: few
-// callers of sendmail try again, although they are told to.
+// once, or that ends before it has answered, is asked again with longer and longer
+// pauses, until patience ends: few callers of sendmail try again, although they are told
+// to.
 const (
 	patience     = 2 * time.Minute
 	firstPause   = 50 * time.Millisecond

@@ -93,6 +93,9 @@ func postfixHost(t *testing.T, suite string) *mailtest.Machine {
 	return m
 }
 
+// debPath is where the package is in the machine.
+const debPath = "/var/tmp/posthouse.deb"
+
 // install installs the package as an administrator does.
 func install(t *testing.T, m *mailtest.Machine) {
 	t.Helper()
@@ -100,8 +103,8 @@ func install(t *testing.T, m *mailtest.Machine) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.CopyTo(file, "/root/posthouse.deb")
-	out := m.Run("apt-get", "install", "--yes", "/root/posthouse.deb")
+	m.CopyTo(file, debPath)
+	out := m.Run("apt-get", "install", "--yes", debPath)
 	if !strings.Contains(out, "The following packages will be REMOVED:\n  postfix\n") && !strings.Contains(out, "REMOVING:\n  postfix\n") {
 		t.Errorf("apt removes not postfix, or others: %s", out)
 	}
@@ -204,7 +207,7 @@ func unpacked(t *testing.T, m *mailtest.Machine) {
 	t.Helper()
 	m.Run("systemctl", "start", "posthouse-rewrite.service")
 	pid := strings.TrimSpace(m.Run("systemctl", "show", "--property=MainPID", "--value", "posthouse-rewrite.service"))
-	m.Run("dpkg", "--unpack", "/root/posthouse.deb")
+	m.Run("dpkg", "--unpack", debPath)
 	if got := m.ReadFile("/proc/" + pid + "/root/etc/mailname"); got != "example.org\n" {
 		t.Errorf("while the package is unpacked, rewrite reads %q in /etc/mailname", got)
 	}

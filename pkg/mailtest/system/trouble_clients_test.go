@@ -14,10 +14,10 @@ func TestStrangers(t *testing.T) {
 	t.Parallel()
 	m := mailHost(t, "bookworm", "trusted: [127.0.0.0/8]\ndaemons: {smtpd: {max_clients: 60}}\n")
 	m.Script("for i in 1 2 3; do ip address add 198.51.100.$i/32 dev lo; done") // who connects to one comes from it
-	m.WriteFile("/root/message", "Subject: in\r\n\r\nx\r\n", 0o644)
+	m.WriteFile("/var/tmp/message", "Subject: in\r\n\r\nx\r\n", 0o644)
 	send := func(address, want string) {
 		t.Helper()
-		r, err := m.Try(probePath, "send", address+":25", "s@elsewhere.example", "alice@example.net", "/root/message")
+		r, err := m.Try(probePath, "send", address+":25", "s@elsewhere.example", "alice@example.net", "/var/tmp/message")
 		if out := r.Stdout + r.Stderr; err != nil || !strings.Contains(out, want) {
 			t.Fatalf("from %s: %s, %v; want %s", address, out, err, want)
 		}
