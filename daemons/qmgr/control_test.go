@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -456,8 +457,14 @@ func TestLostFlush(t *testing.T) {
 		id := w.put(queue.Incoming, 1, "no@x.example", "later@y.example")
 		path := filepath.Join(w.base, queue.Active, id.String())
 		whole := size(filepath.Join(w.base, queue.Incoming, id.String()))
+		var mu sync.Mutex
 		failed, checked := false, false
-		w.m.spool.disk = striking(func(call string, _ queueid.ID) error {
+		w.m.spool.disk = striking(func(call string, of queueid.ID) error {
+			if of != id {
+				return nil // who looks for other mail meanwhile
+			}
+			mu.Lock()
+			defer mu.Unlock()
 			f, err := os.OpenFile(path, os.O_RDWR, 0)
 			if err != nil {
 				return nil // it is somewhere else
