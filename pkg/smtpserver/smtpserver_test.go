@@ -240,7 +240,7 @@ func TestDialogues(t *testing.T) {
 		{"parameters", "EHLO c\r\n|MAIL FROM:<a@b> SIZE=5 SIZE=6\r\nMAIL FROM:<a@b> X=1\r\nMAIL FROM:<a@b> SIZE\r\nMAIL FROM:<a@b> BODY=9BIT\r\nMAIL FROM:<a@b>SIZE=1\r\n" +
 			"MAIL FROM:<a@b> SMTPUTF8=x\r\nMAIL FROM:<a@b> RET=ALL\r\nMAIL FROM:<a@b> ENVID=+0A\r\nMAIL FROM:\r\nMAIL FROM:<a@b> BODY=8BITMIME RET=HDRS ENVID=q+2B SIZE=9\r\n",
 			"220 250 501 555 501 501 501 501 501 501 501 250", ""},
-		{"no brackets", "EHLO c\r\n|MAIL FROM:a@b SIZE=9\r\nRCPT TO: c@d NOTIFY=DELAY\r\nRCPT TO:c@d>\r\nRCPT TO:c\r\nRCPT TO:x y\r\nDATA\r\n|||x\r\n.\r\n",
+		{"no brackets", "EHLO c\r\n|MAIL FROM:a@b SIZE=9\r\nRCPT TO: c@d NOTIFY=DELAY\r\nRCPT TO:c@d>\r\nRCPT TO:c\r\nRCPT TO:x y\r\nDATA\r\n||||||x\r\n.\r\n",
 			"220 250 250 250 501 501 501 354 250", "<a@b> c@d\nx\r\n"},
 		{"recipient parameters", "EHLO c\r\n|MAIL FROM:<a@b>\r\nRCPT TO:<c@d> NOTIFY=NEVER,DELAY\r\nRCPT TO:<c@d> ORCPT=x\r\nRCPT TO:<c@d> SIZE=1\r\nRCPT TO:<>\r\nRCPT TO:<c>\r\nRCPT TO:<c@d> NOTIFY=DELAY ORCPT=rfc822;c@d\r\n",
 			"220 250 250 501 501 555 501 501 250", ""},
