@@ -11,7 +11,7 @@ suite=$1
 cache=${POSTHOUSE_TEST_CACHE:-/var/cache/posthouse-test}
 packages=systemd,systemd-sysv,systemd-userdbd,dbus,iproute2,procps,ca-certificates,strace,curl,openssl
 packages=$packages,swaks,libnet-ssleay-perl,dovecot-imapd,dovecot-pop3d,dovecot-lmtpd
-packages=$packages,at,cron,git-email,libmailtools-perl,maildrop,mutt,php-cli,procmail,s-nail
+packages=$packages,at,cron,git-email,libmailtools-perl,maildrop,mutt,php-cli,procmail,rpm,s-nail
 
 # mirror SUFFIX DEFAULT: where the host gets its own suite from.
 mirror() {
