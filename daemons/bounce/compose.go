@@ -42,36 +42,32 @@ func (r *report) compose() ([]byte, error) {
 	}
 	global := r.isUTF8()
 	boundary := r.boundary(original)
-	var b, text bytes.Buffer
+	var b, text, status, returned bytes.Buffer
 	r.text(&text)
+	r.status(&status)
+	fmt.Fprintf(&returned, "Return-Path: %s\r\n%s", r.Envelope.Sender.Path(), original)
 	r.header(&b, boundary, global || !isASCII(original) || !isASCII(text.Bytes()))
-	part := func(description, contentType string) {
+	part := func(description, contentType string, content []byte) {
 		fmt.Fprintf(&b, "\r\n--%s\r\nContent-Description: %s\r\nContent-Type: %s\r\n", boundary, description, contentType)
+		if !isASCII(content) {
+			b.WriteString("Content-Transfer-Encoding: 8bit\r\n")
+		}
+		b.WriteString("\r\n")
+		b.Write(content)
 	}
-	part("Notification", "text/plain; charset=utf-8")
-	if !isASCII(text.Bytes()) {
-		b.WriteString("Content-Transfer-Encoding: 8bit\r\n")
-	}
-	b.WriteString("\r\n")
-	b.Write(text.Bytes())
-	part("Delivery report", choose(global, "message/global-delivery-status", "message/delivery-status"))
-	b.WriteString("\r\n")
-	r.status(&b)
+	part("Notification", "text/plain; charset=utf-8", text.Bytes())
+	part("Delivery report", choose(global, "message/global-delivery-status", "message/delivery-status"), status.Bytes())
+	attached := r.kindText().attached
 	switch {
 	case full && global:
-		part(r.kindText().attached, "message/global")
+		part(attached, "message/global", returned.Bytes())
 	case full:
-		part(r.kindText().attached, "message/rfc822")
+		part(attached, "message/rfc822", returned.Bytes())
 	case global:
-		part(r.kindText().attached+" (header)", "message/global-headers")
+		part(attached+" (header)", "message/global-headers", returned.Bytes())
 	default:
-		part(r.kindText().attached+" (header)", "text/rfc822-headers")
+		part(attached+" (header)", "text/rfc822-headers", returned.Bytes())
 	}
-	if !isASCII(original) {
-		b.WriteString("Content-Transfer-Encoding: 8bit\r\n")
-	}
-	fmt.Fprintf(&b, "\r\nReturn-Path: %s\r\n", r.Envelope.Sender.Path())
-	b.Write(original)
 	if !bytes.HasSuffix(original, []byte("\r\n")) {
 		b.WriteString("\r\n")
 	}

@@ -59,6 +59,9 @@ func checkNotification(t *testing.T, rep *report, out []byte, content string) {
 	for i, part := range parts[1:4] {
 		head, text, _ := strings.Cut(strings.TrimPrefix(part, "\r\n"), "\r\n\r\n")
 		checkFields(t, head, "Content-Description", "Content-Type", "Content-Transfer-Encoding")
+		if !isASCII([]byte(text)) && !strings.HasSuffix(head, "\r\nContent-Transfer-Encoding: 8bit") {
+			t.Fatalf("8-bit text under\n%s", head)
+		}
 		if i == 2 {
 			if _, full, _ := rep.original(); full && !strings.Contains(text, "\r\n"+content) {
 				t.Fatalf("the message is not in\n%s", text)
@@ -111,6 +114,21 @@ func checkLines(t *testing.T, text string) {
 		if len(line) > 998 || strings.ContainsAny(line, "\r\n") || !utf8.ValidString(line) {
 			t.Fatalf("line %q", line)
 		}
+	}
+}
+
+// TestEightBit: a part with an address in UTF-8 says that it has 8 bits (RFC 2045,
+// section 6.1).
+func TestEightBit(t *testing.T) {
+	for _, limit := range []int64{50000, -1} {
+		r, f := request(t, bounce.Failure, message)
+		r.Envelope.Sender, r.Recipients[0].Address = mailbox(t, "dörte@example.org"), mailbox(t, "jürgen@example.net")
+		rep := &report{Request: r, to: r.Envelope.Sender, hostname: "mail.example.org", origin: "example.org", limit: limit, content: f, now: testTime}
+		out, err := rep.compose()
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkNotification(t, rep, out, message)
 	}
 }
 
