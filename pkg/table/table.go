@@ -128,13 +128,14 @@ func eachEntry(path string, b []byte, each func(line int, text string) error) er
 	}); i >= 0 {
 		return fmt.Errorf("%s:%d: control character or bad UTF-8", path, 1+bytes.Count(b[:i], []byte("\n")))
 	}
-	entry, start, number := "", 0, 0
+	var entry strings.Builder
+	start, number := 0, 0
 	flush := func() error {
-		if entry == "" {
+		if entry.Len() == 0 {
 			return nil
 		}
-		err := each(start, strings.Join(strings.Fields(entry), " "))
-		entry = ""
+		err := each(start, strings.Join(strings.Fields(entry.String()), " "))
+		entry.Reset()
 		if err != nil {
 			return fmt.Errorf("%s:%d: %w", path, start, err)
 		}
@@ -147,19 +148,21 @@ func eachEntry(path string, b []byte, each func(line int, text string) error) er
 			continue
 		}
 		if line[0] == ' ' || line[0] == '\t' {
-			if entry == "" {
+			if entry.Len() == 0 {
 				return fmt.Errorf("%s:%d: continues nothing", path, number)
 			}
-			if len(entry)+len(trimmed) > maxLine {
+			if entry.Len()+len(trimmed) > maxLine {
 				return fmt.Errorf("%s:%d: entry over %d octets", path, start, maxLine)
 			}
-			entry += " " + trimmed
+			entry.WriteByte(' ')
+			entry.WriteString(trimmed)
 			continue
 		}
 		if err := flush(); err != nil {
 			return err
 		}
-		entry, start = trimmed, number
+		entry.WriteString(trimmed)
+		start = number
 	}
 	return flush()
 }

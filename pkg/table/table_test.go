@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -220,6 +221,24 @@ func TestAliases(t *testing.T) {
 		if _, err := parseAliases("t", []byte(text)); err == nil {
 			t.Errorf("%q is accepted", text)
 		}
+	}
+}
+
+// TestLongEntry: a list with a line for each address is read in time that grows with
+// it; an entry that was copied for each line took seconds, and the table with it.
+func TestLongEntry(t *testing.T) {
+	read := func(lines int) uint64 {
+		text := []byte("all@example.org:\n" + strings.Repeat("  a@example.org,\n", lines))
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		if _, err := parseAliases("t", text); err != nil {
+			t.Fatal(err)
+		}
+		runtime.ReadMemStats(&after)
+		return after.TotalAlloc - before.TotalAlloc
+	}
+	if small, large := read(500), read(5000); large > 20*small {
+		t.Errorf("%d octets for 500 lines, %d for 5000", small, large)
 	}
 }
 
