@@ -24,8 +24,8 @@ func TestService(t *testing.T) {
 	}
 	write("posthouse.yaml", "hostname: mail.example.org\norigin: example.org\ndomains: {virtual: {virtual.example: {}}, alias: [alias.example], relay: {relay.example: {recipients: relays, to: 'smtp:[h]:26'}}}\n")
 	write("tables/users", "user@virtual.example:{PLAIN}x:1:1::/h::\n")
-	write("tables/virtual_aliases", "info@virtual.example: user@virtual.example\n")
-	write("tables/transport", "special.example discard:\n")
+	write("tables/virtual_aliases", "info@virtual.example: user@virtual.example\nA..b@alias.example: user@virtual.example\n")
+	write("tables/transport", "special.example discard:\nc.@hop.example discard:\n")
 	load := func() *config.Config {
 		c, err := config.Load(dir)
 		if err != nil {
@@ -65,6 +65,13 @@ func TestService(t *testing.T) {
 		t.Errorf("%+v", a)
 	}
 	if a := ask(rewrite.Resolve, "x@special.example"); a.Transport != "discard" {
+		t.Errorf("%+v", a)
+	}
+	// Dots stand where RFC 5321 has them in quotes only; tables and clients leave those out.
+	if a := ask(rewrite.Verify, "a..B@alias.example"); a.Err != nil {
+		t.Errorf("%+v", a)
+	}
+	if a := ask(rewrite.Resolve, "c.@hop.example"); a.Transport != "discard" {
 		t.Errorf("%+v", a)
 	}
 	if a := ask(rewrite.Complete, "bob"); a.Addresses[0].String() != "bob@example.org" {

@@ -43,12 +43,21 @@ func parseText(path string, b []byte) (map[string]string, error) {
 	entries := make(map[string]string)
 	err := eachEntry(path, b, func(line int, text string) error {
 		key, value, _ := strings.Cut(text, " ")
-		return put(entries, strings.ToLower(key), strings.TrimSpace(value))
+		return put(entries, canonical(key), strings.TrimSpace(value))
 	})
 	if err != nil {
 		return nil, err
 	}
 	return entries, nil
+}
+
+// canonical is the form in which a key is looked up. That of an address is its external
+// one, with quotes around a..b, which nobody writes in a table.
+func canonical(key string) string {
+	if m, err := addr.Parse(key); err == nil && m.Domain() != "" {
+		key = m.String()
+	}
+	return strings.ToLower(key)
 }
 
 func put[V any](entries map[string]V, key string, value V) error {
@@ -89,7 +98,7 @@ func parseAliases(path string, b []byte) (map[string][]addr.Mailbox, error) {
 		if err != nil {
 			return err
 		}
-		return put(entries, strings.ToLower(strings.TrimSuffix(key, ":")), targets)
+		return put(entries, canonical(strings.TrimSuffix(key, ":")), targets)
 	})
 	if err != nil {
 		return nil, err
