@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -96,27 +97,38 @@ type recipientKey struct {
 	orcpt             dsn.OriginalRecipient
 }
 
+type recipientSet map[recipientKey]struct{}
+
+// add reports whether r is not there yet.
+func (s recipientSet) add(r *envelope.Recipient) bool {
+	key := recipientKey{foldDomain(r.Address), r.Original, r.Notify, r.ORCPT}
+	_, there := s[key]
+	s[key] = struct{}{}
+	return !there
+}
+
 // expand replaces recipients by what virtual aliases make of them, and drops
 // duplicates.
 func expand(ctx context.Context, a asker, e *envelope.Envelope) error {
+	// The same list a thousand times is not expanded a thousand times.
+	asked := make(recipientSet, len(e.Recipients))
+	e.Recipients = slices.DeleteFunc(e.Recipients, func(r envelope.Recipient) bool { return !asked.add(&r) })
 	ask := make([]addr.Mailbox, len(e.Recipients))
 	for i := range e.Recipients {
 		ask[i] = e.Recipients[i].Address
 	}
 	list := make([]envelope.Recipient, 0, len(ask))
-	seen := make(map[recipientKey]struct{}, len(ask))
+	seen := make(recipientSet, len(ask))
 	err := each(ctx, a, rewrite.Request{Op: rewrite.Expand, Addresses: ask}, func(i int, answer []addr.Mailbox) error {
 		for _, m := range answer {
 			r := e.Recipients[i]
 			r.Address = m
-			key := recipientKey{foldDomain(m), r.Original, r.Notify, r.ORCPT}
-			if _, ok := seen[key]; ok {
+			if !seen.add(&r) {
 				continue
 			}
 			if len(list) == envelope.MaxRecipients {
 				return dsn.Errorf("4.5.3", "more than %d recipients after alias expansion", envelope.MaxRecipients)
 			}
-			seen[key] = struct{}{}
 			list = append(list, r)
 		}
 		return nil

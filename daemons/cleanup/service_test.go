@@ -190,6 +190,27 @@ func TestRefusals(t *testing.T) {
 	wantStatus(t, "a message of any size", err, "5.3.4")
 }
 
+// TestSameRecipient: what a recipient stands for, which may be many, is asked once.
+func TestSameRecipient(t *testing.T) {
+	s := newSystem(t)
+	id, err := s.submit(t, fromNetwork(t, "all@example.org", "b@example.org", "all@Example.Org", "all@example.org"), "\r\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := 0
+	s.rewrite.set(func(r *testRewrite) {
+		for _, q := range r.asked {
+			if q.Op == rewrite.Expand {
+				asked += len(q.Addresses)
+			}
+		}
+	})
+	// Spelt in two ways it was given as two, which notifications keep apart.
+	if m, _ := s.read(t, id); asked != 3 || len(m.Envelope.Recipients) != 3 {
+		t.Errorf("asked about %d, %d recipients", asked, len(m.Envelope.Recipients))
+	}
+}
+
 // TestRewriteTrouble: without sure answers nothing is accepted, or refused for good.
 func TestRewriteTrouble(t *testing.T) {
 	s := newSystem(t)

@@ -158,6 +158,7 @@ func (s *service) handle(_ context.Context, c *ipc.Conn, msg []byte, file *os.Fi
 func (s *service) answer(req rewrite.Request) []rewrite.Answer {
 	r := s.current()
 	answers := make([]rewrite.Answer, len(req.Addresses))
+	expanded := 0
 	for i, m := range req.Addresses {
 		switch req.Op {
 		case rewrite.Complete:
@@ -169,7 +170,13 @@ func (s *service) answer(req rewrite.Request) []rewrite.Answer {
 		case rewrite.Verify:
 			answers[i] = r.verify(m)
 		case rewrite.Expand:
+			// A thousand times the same list is too much for a message, and for the memory.
+			if expanded > rewrite.MaxExpansion {
+				answers[i].Err = dsn.Errorf("4.5.3", "more than %d recipients after alias expansion", rewrite.MaxExpansion)
+				continue
+			}
 			answers[i] = r.expand(m)
+			expanded += len(answers[i].Addresses)
 		case rewrite.Resolve:
 			answers[i] = r.resolve(m)
 		}

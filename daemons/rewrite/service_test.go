@@ -1,8 +1,10 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"posthouse/pkg/addr"
@@ -89,5 +91,46 @@ func TestService(t *testing.T) {
 	cfg = load()
 	if a := ask(rewrite.Complete, "bob"); a.Addresses[0].String() != "bob@other.example" {
 		t.Errorf("a new configuration is not noticed: %+v", a)
+	}
+}
+
+// listTable has everybody in a list of n addresses.
+type listTable struct{ n int }
+
+func (t listTable) LookupAddresses(key string) ([]addr.Mailbox, bool, error) {
+	if !strings.HasPrefix(key, "all") {
+		return nil, false, nil
+	}
+	var list []addr.Mailbox
+	for i := range t.n {
+		m, err := addr.New(fmt.Sprint("user", i), "example.net")
+		if err != nil {
+			return nil, false, err
+		}
+		list = append(list, m)
+	}
+	return list, true, nil
+}
+
+// TestManyLists: a client names the same list as often as it may have recipients, or
+// several; no memory is filled with what they stand for.
+func TestManyLists(t *testing.T) {
+	cfg := &config.Config{Origin: "example.org"}
+	cfg.Limits.Expansion = rewrite.MaxExpansion
+	s := newService(func() *config.Config { return cfg }, t.TempDir(), func(err error) { t.Error(err) })
+	s.aliases = listTable{30000}
+	req := rewrite.Request{Op: rewrite.Expand}
+	for range 20 {
+		req.Addresses = append(req.Addresses, mailbox(t, "all@alias.example"))
+	}
+	total, refused := 0, 0
+	for _, a := range s.answer(req) {
+		total += len(a.Addresses)
+		if a.Err != nil && a.Err.Status.String() == "4.5.3" {
+			refused++
+		}
+	}
+	if total < rewrite.MaxExpansion || total > 2*rewrite.MaxExpansion || refused == 0 {
+		t.Errorf("%d addresses in answers, %d refused", total, refused)
 	}
 }

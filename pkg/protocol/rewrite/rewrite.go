@@ -36,7 +36,8 @@ const (
 	// that do not or of which it is not known now.
 	Verify
 	// Expand asks what recipients stand for: at least one full address each,
-	// the address itself where no alias knows it.
+	// the address itself where no alias knows it. An answer after more than
+	// MaxExpansion addresses is an error.
 	Expand
 	// Resolve asks where to deliver: the route and one final address each.
 	Resolve
