@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 	"unicode/utf8"
 
 	"github.com/coreos/go-systemd/v22/journal"
@@ -138,11 +139,24 @@ func (l *Logger) put(e entry) {
 	}
 }
 
-// Flush waits until everything that was logged so far is with the journal.
+// flushTime is how long Flush waits for a journal that takes nothing. A variable
+// for tests.
+var flushTime = 5 * time.Second
+
+// Flush waits until everything that was logged so far is with the journal, unless that
+// hangs: a daemon that is about to go stands in the way of the next one.
 func (l *Logger) Flush() {
+	limit := time.After(flushTime)
 	flushed := make(chan struct{})
-	l.queue <- entry{flushed: flushed}
-	<-flushed
+	select {
+	case l.queue <- entry{flushed: flushed}:
+	case <-limit:
+		return
+	}
+	select {
+	case <-flushed:
+	case <-limit:
+	}
 }
 
 // Printable replaces control characters, line separators and what is not UTF-8

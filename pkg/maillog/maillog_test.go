@@ -59,6 +59,36 @@ func TestLogger(t *testing.T) {
 	}
 }
 
+// TestFlushTime: a daemon ends although the journal hangs.
+func TestFlushTime(t *testing.T) {
+	old := flushTime
+	flushTime = 10 * time.Millisecond
+	defer func() { flushTime = old }()
+	for _, entries := range []int{1, 100} { // with room in the queue, and without
+		l := &Logger{queue: make(chan entry, 4), done: make(chan struct{})}
+		block := make(chan struct{})
+		l.send = func(string, journal.Priority, map[string]string) error {
+			<-block
+			return nil
+		}
+		go l.run()
+		for range entries {
+			l.Info(nil, "x")
+		}
+		ended := make(chan struct{})
+		go func() {
+			l.Flush()
+			close(ended)
+		}()
+		select {
+		case <-ended:
+		case <-time.After(10 * time.Second):
+			t.Errorf("no end with %d entries", entries)
+		}
+		close(block)
+	}
+}
+
 // TestDirect: what the journal takes at once goes there, octet for octet; what it
 // does not take goes to the goroutine, and later entries not past it.
 func TestDirect(t *testing.T) {

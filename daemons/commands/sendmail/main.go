@@ -131,9 +131,6 @@ func (c *call) fail(status int, err error) int {
 	return c.Errorf(status, "%s: %v", c.program, err)
 }
 
-// logTime bounds the wait for the journal, which is not what the caller waits for.
-const logTime = 5 * time.Second
-
 // logError writes to the mail log, if there is one, in Postfix's form.
 func logError(text string) {
 	l, ok := maillog.Journal("sendmail")
@@ -141,15 +138,7 @@ func logError(text string) {
 		return
 	}
 	l.Error(nil, "%s(%d): %s", loginName(), os.Getuid(), text)
-	flushed := make(chan struct{})
-	go func() {
-		l.Flush()
-		close(flushed)
-	}()
-	select {
-	case <-flushed:
-	case <-time.After(logTime):
-	}
+	l.Flush() // which does not wait for long: the caller waits for something else
 }
 
 // usageError is an error of the caller's.
