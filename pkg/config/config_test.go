@@ -353,6 +353,12 @@ func TestEdit(t *testing.T) {
 	// Nobody looks for long.
 	write("hostname: f.example\norigin: o.example\n")
 	step(settle, "f.example o.example")
+
+	// The clock was ahead when the files were looked at.
+	clock = clock.Add(-30 * time.Minute)
+	write("hostname: g.example\norigin: o.example\n")
+	step(0, "f.example o.example")
+	step(settle, "g.example o.example")
 }
 
 // TestNoFile: what is in the place of a file and is none is an error, and nothing

@@ -56,7 +56,8 @@ func NewWatcher(dir string, onError func(error)) (*Watcher, error) {
 func (w *Watcher) Current() *Config {
 	now := w.now()
 	last := w.checked.Load()
-	if now.UnixNano()-last >= int64(checkEvery) && w.checked.CompareAndSwap(last, now.UnixNano()) {
+	// The clock may have been set back since.
+	if ago := time.Duration(now.UnixNano() - last); ago.Abs() >= checkEvery && w.checked.CompareAndSwap(last, now.UnixNano()) {
 		w.check(now)
 	}
 	return w.current.Load()

@@ -76,7 +76,8 @@ func (f *File[T]) Get() (T, error) {
 	now := f.now()
 	last := f.checked.Load()
 	c := f.content.Load()
-	if c == nil || now.UnixNano()-last >= int64(checkEvery) && f.checked.CompareAndSwap(last, now.UnixNano()) {
+	// The clock may have been set back since.
+	if ago := time.Duration(now.UnixNano() - last); c == nil || ago.Abs() >= checkEvery && f.checked.CompareAndSwap(last, now.UnixNano()) {
 		f.refresh(now)
 		c = f.content.Load()
 	}

@@ -134,6 +134,34 @@ func TestEdit(t *testing.T) {
 	step(checkEvery, "")
 }
 
+// TestClockSetBack: a change is seen although the clock was ahead when the file was
+// looked at.
+func TestClockSetBack(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "t")
+	table := NewText(path, func(err error) { t.Error(err) })
+	clock := time.Now().Add(time.Hour)
+	table.file.now = func() time.Time { return clock }
+	if err := os.WriteFile(path, []byte("a 1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if v, _, err := table.Lookup("a"); v != "1" || err != nil {
+		t.Fatalf("%q, %v", v, err)
+	}
+	clock = clock.Add(-time.Hour)
+	if err := os.WriteFile(path, []byte("a 22\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		clock = clock.Add(settle)
+		if _, _, err := table.Lookup("a"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if v, _, err := table.Lookup("a"); v != "22" || err != nil {
+		t.Errorf("%q, %v", v, err)
+	}
+}
+
 func TestBrokenFromTheStart(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "t")
 	if err := os.WriteFile(path, []byte(" continues nothing\n"), 0o600); err != nil {
