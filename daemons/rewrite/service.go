@@ -11,9 +11,11 @@ import (
 	"posthouse/pkg/config"
 	"posthouse/pkg/dsn"
 	"posthouse/pkg/ipc"
+	"posthouse/pkg/maillog"
 	"posthouse/pkg/protocol/rewrite"
 	"posthouse/pkg/table"
 	"posthouse/pkg/users"
+	"posthouse/pkg/wire"
 )
 
 // Tables that decide whether there is a recipient.
@@ -181,5 +183,24 @@ func (s *service) answer(req rewrite.Request) []rewrite.Answer {
 			answers[i] = r.resolve(m)
 		}
 	}
+	for i := range answers {
+		fit(&answers[i])
+	}
 	return answers
+}
+
+// fit makes an answer one that clients can read. Tables have texts of any length, and
+// one that is too long would be no answer for all other recipients of the message.
+func fit(a *rewrite.Answer) {
+	if len(a.Transport) > rewrite.MaxTransport || len(a.Nexthop) > rewrite.MaxNexthop || dsn.CheckText(a.Transport+a.Nexthop) != nil {
+		*a = rewrite.Answer{Class: a.Class, Err: dsn.Errorf("4.3.5", "the route is too long, or not printable: %.100s", a.Transport+":"+a.Nexthop)}
+	}
+	if a.Err == nil {
+		return
+	}
+	text := a.Err.Text
+	if len(text) > wire.MaxText {
+		text = text[:wire.MaxText]
+	}
+	a.Err = &dsn.Error{Status: a.Err.Status, Text: maillog.Printable(strings.ToValidUTF8(text, ""))}
 }

@@ -9,6 +9,8 @@ import (
 
 	"posthouse/pkg/addr"
 	"posthouse/pkg/config"
+	"posthouse/pkg/dsn"
+	"posthouse/pkg/ipc"
 	"posthouse/pkg/protocol/rewrite"
 )
 
@@ -133,4 +135,47 @@ func TestManyLists(t *testing.T) {
 	if total < rewrite.MaxExpansion || total > 2*rewrite.MaxExpansion || refused == 0 {
 		t.Errorf("%d addresses in answers, %d refused", total, refused)
 	}
+}
+
+// TestLongTexts: what a table has at length, or cannot be printed, spoils the answer
+// for that recipient alone.
+func TestLongTexts(t *testing.T) {
+	dir := t.TempDir()
+	long := strings.Repeat("gone ü ", 1000)
+	write := func(name, text string) {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("transport", "long.example error:5.1.6 "+long+"\nodd.example error:5.1.6 a\u0081b\nlonger.example "+strings.Repeat("x", 100)+":\n")
+	cfg := &config.Config{Origin: "example.org"}
+	cfg.Routes.Default, cfg.Limits.Expansion = "smtp:", 10
+	s := newService(func() *config.Config { return cfg }, dir, func(error) {})
+	ask := func(op rewrite.Op) []rewrite.Answer {
+		t.Helper()
+		req := rewrite.Request{Op: op}
+		for _, domain := range []string{"long.example", "odd.example", "longer.example", "good.example"} {
+			req.Addresses = append(req.Addresses, mailbox(t, "x@"+domain))
+		}
+		m := ipc.NewMessage()
+		rewrite.EncodeAnswers(m, s.answer(req))
+		answers, err := rewrite.DecodeAnswers(m.Data()[1:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return answers
+	}
+	for i, a := range ask(rewrite.Resolve) {
+		if good := i == 3; good != (a.Err == nil) || !good && a.Err.Status.Class() != dsn.Transient {
+			t.Errorf("%+v", a)
+		}
+	}
+	for i, a := range ask(rewrite.Verify) {
+		if want := i < 2; want != (a.Err != nil && a.Err.Status.String() == "5.1.6") {
+			t.Errorf("%+v", a)
+		}
+	}
+	write("virtual_aliases", "a@b: c@d "+long+"\n") // the error of which has much in it
+	s = newService(s.config, dir, s.warn)
+	ask(rewrite.Expand)
 }

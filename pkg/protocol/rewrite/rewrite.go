@@ -63,10 +63,10 @@ func (c Class) String() string {
 
 // Limits of a request.
 const (
-	MaxAddresses  = 1000  // addresses in a request
-	MaxExpansion  = 50000 // addresses in an answer
-	maxTransport  = 64
-	maxNexthopLen = 512
+	MaxAddresses = 1000  // addresses in a request
+	MaxExpansion = 50000 // addresses in an answer
+	MaxTransport = 64    // octets
+	MaxNexthop   = 512
 )
 
 // Request is one question about several addresses.
@@ -132,7 +132,7 @@ func DecodeAnswers(b []byte) ([]Answer, error) {
 	for range n {
 		answers = append(answers, Answer{
 			Err: d.Error(), Class: Class(d.Enum(uint8(ClassAlias))),
-			Transport: d.Text(maxTransport), Nexthop: d.Text(maxNexthopLen),
+			Transport: d.Text(MaxTransport), Nexthop: d.Text(MaxNexthop),
 			Addresses: decodeAddresses(d, MaxExpansion), Unverified: d.Bool(),
 		})
 	}

@@ -72,7 +72,7 @@ func TestAnswers(t *testing.T) {
 	bob := wiretest.Mailbox(t, "bob@example.net")
 	lists.Limit(t, "answers", MaxAddresses, func(n int) []Answer {
 		return slices.Repeat([]Answer{{
-			Err: dsn.Errorf("4.3.0", "%s", wiretest.Text(wire.MaxText)), Transport: wiretest.Text(maxTransport), Nexthop: wiretest.Text(maxNexthopLen),
+			Err: dsn.Errorf("4.3.0", "%s", wiretest.Text(wire.MaxText)), Transport: wiretest.Text(MaxTransport), Nexthop: wiretest.Text(MaxNexthop),
 			Addresses: []addr.Mailbox{wiretest.Longest(t)},
 		}}, n)
 	})
@@ -83,8 +83,8 @@ func TestAnswers(t *testing.T) {
 	if n := len(lists.Encode(longest)); n > lists.Max {
 		t.Errorf("an answer of %d octets", n)
 	}
-	lists.Limit(t, "octets of transport", maxTransport, func(n int) []Answer { return with(func(a *Answer) { a.Transport = wiretest.Text(n) }) })
-	lists.Limit(t, "octets of next hop", maxNexthopLen, func(n int) []Answer { return with(func(a *Answer) { a.Nexthop = wiretest.Text(n) }) })
+	lists.Limit(t, "octets of transport", MaxTransport, func(n int) []Answer { return with(func(a *Answer) { a.Transport = wiretest.Text(n) }) })
+	lists.Limit(t, "octets of next hop", MaxNexthop, func(n int) []Answer { return with(func(a *Answer) { a.Nexthop = wiretest.Text(n) }) })
 	lists.Enum(t, ".", "Class", func(v uint8) []Answer { return with(func(a *Answer) { a.Class = Class(v) }) })
 	lists.Refuses(t, "a success as a refusal", with(func(a *Answer) { a.Err = dsn.Errorf("2.0.0", "fine") }))
 	lists.Refuses(t, "a line break", with(func(a *Answer) { a.Nexthop = "a\nb" }))
