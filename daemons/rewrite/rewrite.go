@@ -330,7 +330,7 @@ func (x *expansion) add(m addr.Mailbox, depth int) *dsn.Error {
 	x.seen[key] = true
 	var targets []addr.Mailbox
 	var found bool
-	if !routing(m) {
+	if !routing(m) && !x.isDoubleBounce(m, x.class(m)) {
 		var err error
 		if targets, found, err = x.alias1(m); err != nil {
 			return unsure(err)

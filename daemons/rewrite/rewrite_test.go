@@ -210,6 +210,18 @@ func TestExpand(t *testing.T) {
 	}
 }
 
+// TestExpandDoubleBounce: who gets the mail of all names does not get what comes back to
+// the sender of reports: here a loop ends.
+func TestExpandDoubleBounce(t *testing.T) {
+	r := testRules()
+	r.aliases = fakeTable{"@example.org": "user@virtual.example"}
+	for in, want := range map[string]string{"double-bounce@example.org": "double-bounce@example.org", "x@example.org": "user@virtual.example"} {
+		if a := r.expand(mailbox(t, in)); a.Err != nil || len(a.Addresses) != 1 || a.Addresses[0].String() != want {
+			t.Errorf("expand %s: %+v", in, a)
+		}
+	}
+}
+
 func TestExpandLimits(t *testing.T) {
 	r := testRules()
 	table := fakeTable{}
