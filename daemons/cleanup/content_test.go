@@ -319,6 +319,23 @@ func repaired(in, out string) string {
 	return ""
 }
 
+// TestManyCRs: a piece of many lone CRs takes time that grows with it.
+func TestManyCRs(t *testing.T) {
+	const n = 2 << 20
+	var out bytes.Buffer
+	l := lines{out: &out}
+	begin := time.Now()
+	if err := errors.Join(l.write(bytes.Repeat([]byte("\r"), n)), l.close()); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Errorf("%v", took)
+	}
+	if want := strings.Repeat(" ", n) + "\r\n"; out.String() != want {
+		t.Errorf("%d octets", out.Len())
+	}
+}
+
 // FuzzContent: whatever comes in, lines that end in CRLF come out, pieces do not
 // matter, and what came out passes again unchanged.
 func FuzzContent(f *testing.F) {

@@ -36,12 +36,14 @@ func (l *lines) write(p []byte) error {
 		}
 	}
 	clean := 0 // p[clean:at] is as it should be
+	end := -1  // of the line at p[at:], its LF not included
 	for at := 0; at < len(p); {
-		n := bytes.IndexByte(p[at:], '\n')
-		line := p[at:]
-		if n >= 0 {
-			line = p[at : at+n]
+		if end < at {
+			if end = bytes.IndexByte(p[at:], '\n') + at; end < at {
+				end = len(p)
+			}
 		}
+		line, ended := p[at:end], end < len(p)
 		cr := bytes.IndexByte(line, '\r')
 		switch {
 		case cr >= 0 && cr+1 < len(line): // within the line
@@ -50,16 +52,16 @@ func (l *lines) write(p []byte) error {
 			}
 			at += cr + 1
 			clean = at
-		case cr >= 0 && n >= 0: // CRLF
-			at += n + 1
+		case cr >= 0 && ended: // CRLF
+			at = end + 1
 		case cr >= 0: // at the end of the piece
 			l.cr = true
 			return l.put(p[clean : at+cr])
-		case n >= 0: // LF alone
-			if err := l.replace(p[clean:at+n], crlf); err != nil {
+		case ended: // LF alone
+			if err := l.replace(p[clean:end], crlf); err != nil {
 				return err
 			}
-			at += n + 1
+			at = end + 1
 			clean = at
 		default:
 			at = len(p)
