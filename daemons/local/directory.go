@@ -45,6 +45,29 @@ func (d *directory) name(m addr.Mailbox) name {
 // keys are the names under which n is looked up.
 func (n name) keys() []string { return slices.Compact([]string{n.full, n.user}) }
 
+// isSelf reports whether n, in the alias key, is the account of that name: an address
+// with an extension may have an alias of its own.
+func (d *directory) isSelf(n name, key string) (bool, error) {
+	if n.full == key || n.user != key {
+		return n.full == key, nil
+	}
+	_, found, err := d.lookup(n.full)
+	return !found && err == nil, err
+}
+
+// isAccount reports whether mail to n goes to the account called name, whatever is in its
+// .forward file. With a hyphen for a delimiter, user-x may be another account, or a list.
+func (d *directory) isAccount(ctx context.Context, n name, user string) (bool, error) {
+	if n.full == user || n.user != user {
+		return n.full == user, nil
+	}
+	if _, found, err := d.lookup(n.full); found || err != nil {
+		return false, err
+	}
+	a, err := d.account(ctx, n)
+	return a != nil && a.Name == user, err
+}
+
 // alias returns what n stands for, and the key that said so; "" where there is
 // no alias.
 func (d *directory) alias(n name) (key string, targets []aliases.Target, err error) {

@@ -44,7 +44,7 @@ func lookup(_ context.Context, name string) (*account.Account, error) {
 	switch name {
 	case "root":
 		return &account.Account{Name: name}, nil
-	case "alice", "bob", "carol", "dave", "nobody":
+	case "alice", "bob", "bob-work", "carol", "dave", "erin", "nobody":
 		return &account.Account{Name: name, UID: 1000}, nil
 	case "unsure":
 		return nil, errors.New("userdb is away")
@@ -186,6 +186,8 @@ ghost: nosuch
 twice: bob, bob
 bar: |bad
 tag: tag+x
+erin: erin, erin+copy
+erin+copy: |copy
 both: far@away.example, bob
 `
 
@@ -240,6 +242,7 @@ func TestWhatBecomesOfNames(t *testing.T) {
 		{"self@example.org", "", "5.1.1", "bob spool"},
 		{"tag@example.org", "", "5.1.1", ""},
 		{"dave@example.org", "", "2.0.0", "dave spool; <s@sender.example> to far@away.example"},
+		{"erin@example.org", "", "2.0.0", "erin spool; nobody | copy"},
 		{"twice@example.org", "", "2.0.0", "bob spool"},
 		{"loop1@example.org", "", "5.4.6", "bob spool"},
 		{"mixed@example.org", "", "5.1.1", "alice spool; nobody | bad"},
@@ -295,6 +298,31 @@ func TestWhatBecomesOfNames(t *testing.T) {
 		}
 		if got := strings.Join(m.did, "; "); o.Status.String() != tt.status || got != tt.did || o.Text == "" {
 			t.Errorf("%s with %q: %s (%s) %s\nwant %s %s", tt.to, tt.settings, o.Status, o.Text, got, tt.status, tt.did)
+		}
+	}
+}
+
+// TestOwnName: who names himself in his .forward file has his mailbox, and nobody else's
+// name is taken for his.
+func TestOwnName(t *testing.T) {
+	for _, tt := range []struct{ to, forward, did string }{
+		{"bob-work@example.org", "\\bob-work, far@away.example", "bob-work spool; <s@sender.example> to far@away.example"},
+		{"bob-work@example.org", "bob", "<s@sender.example> to bob@example.org"},
+		{"bob@example.org", "bob-x, BOB", "bob spool"},
+		{"bob@example.org", "bob-work", "<s@sender.example> to bob-work@example.org"},
+		{"bob@example.org", "bob-list", "<s@sender.example> to bob-list@example.org"},
+	} {
+		m := &machine{files: map[string]string{"bob/.forward": tt.forward, "bob-work/.forward": tt.forward}}
+		s := newService(t, m, "")
+		s.config().RecipientDelimiter = "-"
+		path := filepath.Join(t.TempDir(), "aliases")
+		if err := os.WriteFile(path, []byte("bob-list: carol\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s.config().Local.Aliases = []string{path}
+		o := s.run(t.Context(), job(t, tt.to)).Outcomes[0]
+		if got := strings.Join(m.did, "; "); o.Status.Class() != dsn.Success || got != tt.did {
+			t.Errorf("%s with %q: %+v, %s\nwant %s", tt.to, tt.forward, o, got, tt.did)
 		}
 	}
 }

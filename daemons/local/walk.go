@@ -118,10 +118,14 @@ func (w *walk) aliasAddress(key string, t aliases.Target, owner addr.Mailbox) ou
 		return w.forward(m, owner)
 	}
 	n := w.directory.name(m)
-	switch {
-	case t.Exact:
+	if t.Exact {
 		return w.exactly(n)
-	case n.full == key || n.user == key: // who is an alias of itself is the account
+	}
+	self, err := w.directory.isSelf(n, key)
+	switch {
+	case err != nil:
+		return failed(err)
+	case self: // who is an alias of itself is the account
 		return w.user(n)
 	case !owner.IsNull():
 		return w.forward(m, owner)
@@ -226,18 +230,26 @@ func (w *walk) forwardFile(a *account.Account, targets []aliases.Target) outcome
 		case aliases.Include:
 			o.add(failed(dsn.Errorf("4.3.5", "the .forward file of %s includes a file, which is for aliases only", a.Name)))
 		case aliases.Address:
-			m, err := w.complete(t.Address)
-			switch {
-			case err != nil:
-				o.add(failed(err))
-			case isLocal(w.cfg, m) && w.directory.name(m).user == a.Name: // who names himself wants his mailbox
-				o.add(w.mailbox(a))
-			default:
-				o.add(w.forward(m, addr.Mailbox{}))
-			}
+			o.add(w.forwardAddress(a, t.Address))
 		}
 	}
 	return o
+}
+
+// forwardAddress delivers to an address in the .forward file of an account.
+func (w *walk) forwardAddress(a *account.Account, m addr.Mailbox) outcome {
+	m, err := w.complete(m)
+	own := false
+	if err == nil && isLocal(w.cfg, m) {
+		own, err = w.directory.isAccount(w.ctx, w.directory.name(m), a.Name)
+	}
+	switch {
+	case err != nil:
+		return failed(err)
+	case own: // who names himself wants his mailbox
+		return w.mailbox(a)
+	}
+	return w.forward(m, addr.Mailbox{})
 }
 
 // exactly delivers to the mailbox of an account, without looking at what it
