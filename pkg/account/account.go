@@ -65,10 +65,11 @@ func (s sources) lookup(ctx context.Context, name string) (*Account, error) {
 }
 
 // ask asks systemd-userdbd where it has a socket. One at which nobody listens is
-// trouble: the files may lack the user.
+// trouble: the files may lack the user. A name of digits alone is none to it, which it
+// reports as trouble, too, and in no uniform way: only files can have that.
 func (s sources) ask(ctx context.Context, name string) (*Account, error) {
 	_, err := os.Lstat(s.userdb)
-	if errors.Is(err, os.ErrNotExist) {
+	if errors.Is(err, os.ErrNotExist) || strings.Trim(name, "0123456789") == "" {
 		return s.fromFiles(name)
 	}
 	if err != nil {

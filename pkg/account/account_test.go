@@ -161,6 +161,26 @@ func TestUserdb(t *testing.T) {
 	}
 }
 
+// TestNumber: userdbd has no user whose name is a number, and does not say so.
+func TestNumber(t *testing.T) {
+	for _, refusal := range []string{
+		`{"error":"io.systemd.UserDatabase.ServiceNotAvailable","parameters":{}}`,                // 252
+		`{"error":"org.varlink.service.InvalidParameter","parameters":{"parameter":"userName"}}`, // 257
+	} {
+		s := userdbd(t, map[string]string{"GetUserRecord": refusal + "\x00"})
+		s.passwd, s.group = write(t, "passwd", passwd+"4711:x:4711:4711::/:\n"), write(t, "group", group)
+		if a, err := s.lookup(t.Context(), "12345"); !errors.Is(err, ErrNone) {
+			t.Errorf("%+v, %v", a, err)
+		}
+		if a, err := s.lookup(t.Context(), "4711"); err != nil || a.UID != 4711 {
+			t.Errorf("%+v, %v", a, err)
+		}
+		if a, err := s.lookup(t.Context(), "4711x"); err == nil || errors.Is(err, ErrNone) {
+			t.Errorf("%+v, %v", a, err)
+		}
+	}
+}
+
 func TestUserdbTrouble(t *testing.T) {
 	with := func(part, answer string) map[string]string {
 		m := map[string]string{"GetUserRecord": userRecord, "GetMemberships": memberships, `"groupName":"mail"`: mailGroup, `"groupName":"gone"`: nothing}
