@@ -11,6 +11,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,8 +30,8 @@ const settle = 3 * time.Second
 
 // File is the content of a file, parsed, and parsed again when the file has
 // changed and been quiet for some seconds. A missing file is an empty one, once
-// it has been gone for as long. Where a changed file is broken, the old content
-// stays in force and onError hears of it, once.
+// it has been gone for as long; a link that leads nowhere is an error. Where a changed
+// file is broken, the old content stays in force and onError hears of it, once.
 type File[T any] struct {
 	path    string
 	parse   func(path string, b []byte) (T, error)
@@ -135,6 +136,9 @@ func stampOf(path string) (stamp, error) {
 	info, err := os.Stat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
+		if link, target := deadLink(path); link != "" {
+			return stamp{}, fmt.Errorf("table: %w (%s is a link to %s, and daemons see little of the system)", err, link, target)
+		}
 		return stamp{missing: true}, nil
 	case err != nil:
 		return stamp{}, fmt.Errorf("table: %w", err)
@@ -142,6 +146,27 @@ func stampOf(path string) (stamp, error) {
 		return stamp{}, fmt.Errorf("table %s: is a FIFO", path)
 	}
 	return stamp{info: info}, nil
+}
+
+// deadLink returns the link that is why nothing is at path, if it is one. What it leads to
+// may well be there, where this daemon does not see it: then who is in the table is not
+// known.
+func deadLink(path string) (link, target string) {
+	for {
+		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		above := filepath.Dir(path)
+		if above == path {
+			return "", ""
+		}
+		path = above
+	}
+	target, err := os.Readlink(path)
+	if err != nil {
+		return "", "" // a directory, in which the rest is missing
+	}
+	return path, target
 }
 
 func (f *File[T]) read(s stamp) (value T, err error) {

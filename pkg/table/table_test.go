@@ -162,6 +162,51 @@ func TestClockSetBack(t *testing.T) {
 	}
 }
 
+// TestDeadLink: what a link leads to may be there, out of a daemon's sight. That is no
+// table that is empty.
+func TestDeadLink(t *testing.T) {
+	for _, name := range []string{"tables", "tables/t"} {
+		dir := t.TempDir()
+		link, away := filepath.Join(dir, name), filepath.Join(dir, "away")
+		if err := errors.Join(os.MkdirAll(filepath.Dir(link), 0o700), os.Symlink(away, link)); err != nil {
+			t.Fatal(err)
+		}
+		table := NewText(filepath.Join(dir, "tables", "t"), func(error) {})
+		if _, _, err := table.Lookup("a"); err == nil || !strings.Contains(err.Error(), link+" is a link to "+away) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	table := NewText(filepath.Join(t.TempDir(), "tables", "t"), func(err error) { t.Error(err) })
+	if _, found, err := table.Lookup("a"); found || err != nil {
+		t.Errorf("no directory: %v", err)
+	}
+}
+
+// TestLinkDies: while a link leads nowhere, what was there holds.
+func TestLinkDies(t *testing.T) {
+	dir := t.TempDir()
+	file, link := filepath.Join(dir, "file"), filepath.Join(dir, "t")
+	if err := errors.Join(os.WriteFile(file, []byte("a 1\n"), 0o600), os.Symlink(file, link)); err != nil {
+		t.Fatal(err)
+	}
+	var said []error
+	table := NewText(link, func(err error) { said = append(said, err) })
+	clock := time.Now()
+	table.file.now = func() time.Time { return clock }
+	for i := range 4 {
+		if got, _, err := table.Lookup("a"); got != "1" || err != nil {
+			t.Errorf("%d: %q, %v", i, got, err)
+		}
+		if err := os.RemoveAll(file); err != nil {
+			t.Fatal(err)
+		}
+		clock = clock.Add(settle)
+	}
+	if len(said) != 1 {
+		t.Errorf("%v", said)
+	}
+}
+
 func TestBrokenFromTheStart(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "t")
 	if err := os.WriteFile(path, []byte(" continues nothing\n"), 0o600); err != nil {
