@@ -34,12 +34,15 @@ func newDirectory(cfg func() *config.Config, a accounts, warn func(error)) *dire
 }
 
 // name is a local-part in lower case, and its parts.
-type name struct{ full, user, extension string }
+type name struct {
+	full, user, extension string
+	address               addr.Mailbox // as it was given
+}
 
 func (d *directory) name(m addr.Mailbox) name {
-	m = m.Fold()
-	base, extension := m.SplitExtension(d.config().RecipientDelimiter)
-	return name{m.Local(), base.Local(), extension}
+	folded := m.Fold()
+	base, extension := folded.SplitExtension(d.config().RecipientDelimiter)
+	return name{folded.Local(), base.Local(), extension, m}
 }
 
 // keys are the names under which n is looked up.

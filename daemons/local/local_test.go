@@ -188,6 +188,7 @@ bar: |bad
 tag: tag+x
 erin: erin, erin+copy
 erin+copy: |copy
+b.smith: bob+Lists
 both: far@away.example, bob
 `
 
@@ -467,6 +468,13 @@ func TestRequest(t *testing.T) {
 	}
 	if r := m.asked[1]; r.Limit != 60<<20 {
 		t.Errorf("%+v", r)
+	}
+	// What an alias leads to is what its command, or .forward file, is for.
+	m.files = map[string]string{"bob/.forward+Lists": "", "bob/.forward+lists": "|sort"}
+	m.asked = nil
+	s.run(t.Context(), job(t, "b.smith+x@example.org"))
+	if env := m.asked[len(m.asked)-1].Env; !slices.Equal(env[:4], []string{"LOCAL=bob+Lists", "DOMAIN=example.org", "EXTENSION=Lists", "RECIPIENT=bob+Lists@example.org"}) {
+		t.Errorf("%q", env)
 	}
 	m.asked = nil
 	s.config().RecipientDelimiter = "+-"

@@ -58,7 +58,7 @@ func (w *walk) resolve(n name) outcome {
 	case err != nil:
 		return failed(err)
 	case key != "":
-		return w.alias(key, targets)
+		return w.alias(n, key, targets)
 	case n.isPostmaster():
 		root, err := w.root()
 		if err != nil {
@@ -69,8 +69,8 @@ func (w *walk) resolve(n name) outcome {
 	return w.user(n)
 }
 
-// alias delivers to what the alias key stands for.
-func (w *walk) alias(key string, targets []aliases.Target) outcome {
+// alias delivers to what the alias key stands for, by which n goes.
+func (w *walk) alias(n name, key string, targets []aliases.Target) outcome {
 	owner, err := w.owner(key)
 	if err != nil {
 		return failed(err)
@@ -79,7 +79,7 @@ func (w *walk) alias(key string, targets []aliases.Target) outcome {
 	for _, t := range targets {
 		switch t.Kind {
 		case aliases.Command:
-			o.add(w.command(nobody, t.Text))
+			o.add(w.command(nobody, t.Text, n))
 		case aliases.File:
 			o.add(w.file(nobody, t.Text))
 		case aliases.Include:
@@ -215,16 +215,16 @@ func (w *walk) user(n name) outcome {
 	case len(targets) == 0:
 		return w.mailbox(a)
 	}
-	return w.forwardFile(a, targets)
+	return w.forwardFile(a, n, targets)
 }
 
-// forwardFile delivers to what is in the .forward file of an account.
-func (w *walk) forwardFile(a *account.Account, targets []aliases.Target) outcome {
+// forwardFile delivers to what is in the .forward file of an account, which n is.
+func (w *walk) forwardFile(a *account.Account, n name, targets []aliases.Target) outcome {
 	var o outcome
 	for _, t := range targets {
 		switch t.Kind {
 		case aliases.Command:
-			o.add(w.usersCommand(a, t.Text))
+			o.add(w.usersCommand(a, t.Text, n))
 		case aliases.File:
 			o.add(w.file(a.Name, t.Text))
 		case aliases.Include:

@@ -76,16 +76,16 @@ func (w *walk) file(user, path string) outcome {
 // usersCommand runs a command of an account. It may deliver to the mailbox of the
 // account, as procmail does, but could not make it. What goes wrong with that the
 // command meets, if it needs the mailbox.
-func (w *walk) usersCommand(a *account.Account, text string) outcome {
+func (w *walk) usersCommand(a *account.Account, text string, n name) outcome {
 	_, _ = w.ask(&deliver.Request{Head: deliver.Head{Kind: deliver.Make, User: a.Name}, Path: w.cfg.Local.Spool})
-	return w.command(a.Name, text)
+	return w.command(a.Name, text, n)
 }
 
-// command runs a command as user.
-func (w *walk) command(user, text string) outcome {
+// command runs a command as user, for mail to n.
+func (w *walk) command(user, text string, n name) outcome {
 	return w.do(&deliver.Request{
 		Head: deliver.Head{Kind: deliver.Command, User: user}, Command: text,
-		Env: w.env(), Timeout: time.Duration(w.cfg.Local.CommandTimeout),
+		Env: w.env(n.address), Timeout: time.Duration(w.cfg.Local.CommandTimeout),
 	})
 }
 
@@ -134,9 +134,10 @@ func (w *walk) ask(r *deliver.Request) (deliver.Reply, outcome) {
 	return reply, outcome{reply.Status, reply.Text, false, true}
 }
 
-// env is the environment of a command, beside what deliver adds of the account.
-func (w *walk) env() []string {
-	to := w.rcpt.Address
+// env is the environment of a command for mail to an address, beside what deliver adds of
+// the account. It is that which the last alias has led to, as with Postfix: its extension
+// is what .forward+extension was found by.
+func (w *walk) env(to addr.Mailbox) []string {
 	_, extension := to.SplitExtension(w.cfg.RecipientDelimiter)
 	var env []string
 	for _, v := range [][2]string{
