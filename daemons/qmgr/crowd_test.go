@@ -28,6 +28,50 @@ func (w *world) slowly(begun time.Time, at map[string]time.Duration) {
 	}
 }
 
+// TestSlowAccount: mail for an account whose command takes a minute takes few places of
+// local's, under whichever of its names it comes; others get theirs at once.
+func TestSlowAccount(t *testing.T) {
+	in(t, "recipient_delimiter: +\n", func(w *world) {
+		const n = 100
+		slow, most, others := 0, 0, 0
+		w.pause = func(r *delivery.Request) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			if r.Nexthop != "mail.example" {
+				t.Errorf("next hop %q", r.Nexthop)
+			}
+			if !strings.HasPrefix(strings.ToLower(r.Recipients[0].Address.Local()), "slow") {
+				others++
+				return
+			}
+			slow++
+			most = max(most, slow)
+			w.mu.Unlock()
+			time.Sleep(time.Minute)
+			w.mu.Lock()
+			slow--
+		}
+		for i := range uint32(n) {
+			w.put(queue.Incoming, i, []string{"slow@accounts.example", "Slow@accounts.example", "slow+x@accounts.example"}[i%3])
+		}
+		w.m.start()
+		w.wait(time.Second)
+		for i := range uint32(20) {
+			w.put(queue.Incoming, n+i, fmt.Sprintf("u%d@accounts.example", i))
+		}
+		w.m.look()
+		w.wait(time.Second)
+		w.set(func() {
+			if others != 20 || most != 2 {
+				t.Errorf("%d of 20 get their mail; %d deliveries at once", others, most)
+			}
+		})
+		w.wait(2 * time.Hour)
+		w.m.stop()
+		w.expect("")
+	})
+}
+
 // TestSlowDestination: more mail for a slow destination than may be active at
 // all, before and behind mail for others, new and deferred: the others get theirs
 // at once, and so does in the end, once, everybody. A crash changes nothing.

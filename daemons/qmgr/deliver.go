@@ -79,7 +79,7 @@ func (m *manager) agentOf(transport string) deliverer {
 func (m *manager) request(e *entry) *delivery.Request {
 	env := e.q.Envelope
 	r := &delivery.Request{
-		QueueID: e.id, Transport: e.destination.Transport, Nexthop: e.destination.Nexthop,
+		QueueID: e.id, Transport: e.destination.Transport, Nexthop: e.nexthop,
 		Sender: env.Sender, Return: env.Return, EnvID: env.EnvID, Body: env.Body, SMTPUTF8: env.SMTPUTF8,
 		Arrival: env.Arrival, Active: e.active, Offset: e.q.Offset, Length: e.q.Length,
 		Recipients: make([]envelope.Recipient, len(e.rcpts)),

@@ -70,6 +70,7 @@ const (
 type entry struct {
 	*message
 	destination schedule.Destination
+	nexthop     string         // what the agent is told
 	counted     bool           // in manager.loads
 	rcpts       []uint32       // by index
 	addresses   []addr.Mailbox // final address of each

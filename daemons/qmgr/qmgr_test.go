@@ -133,6 +133,8 @@ func (w *world) Ask(_ context.Context, r rewrite.Request) ([]rewrite.Answer, err
 			out = append(out, rewrite.Answer{Transport: "discard", Addresses: []addr.Mailbox{a}})
 		case "evil.example":
 			out = append(out, rewrite.Answer{Transport: "../x", Addresses: []addr.Mailbox{a}})
+		case "accounts.example":
+			out = append(out, rewrite.Answer{Transport: "local", Nexthop: "mail.example", Addresses: []addr.Mailbox{a}})
 		default:
 			out = append(out, rewrite.Answer{Transport: "smtp", Nexthop: a.Domain(), Addresses: []addr.Mailbox{a}})
 		}

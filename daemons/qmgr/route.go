@@ -118,10 +118,10 @@ func (m *manager) resolve(msg *message, rcpts []uint32) (first *entry, failed []
 			first.addresses = append(first.addresses, msg.q.Envelope.Recipients[i].Address)
 			continue
 		}
-		d := schedule.Destination{Transport: answers[k].Transport, Nexthop: answers[k].Nexthop}
+		d := m.destination(&answers[k])
 		e := open[d]
 		if e == nil || len(e.rcpts) >= m.config().Transport(d.Transport).Recipients {
-			e = &entry{message: msg, destination: d}
+			e = &entry{message: msg, destination: d, nexthop: answers[k].Nexthop}
 			open[d] = e
 			entries = append(entries, e)
 		}
@@ -129,6 +129,17 @@ func (m *manager) resolve(msg *message, rcpts []uint32) (first *entry, failed []
 		e.addresses = append(e.addresses, answers[k].Addresses[0])
 	}
 	return first, failed, entries
+}
+
+// destination is what an answer of rewrite is scheduled by. For local each account is one,
+// as with Postfix: one whose command, or disk, is slow is not to keep the others from theirs.
+func (m *manager) destination(a *rewrite.Answer) schedule.Destination {
+	d := schedule.Destination{Transport: a.Transport, Nexthop: a.Nexthop}
+	if d.Transport == "local" {
+		account, _ := a.Addresses[0].Fold().SplitExtension(m.config().RecipientDelimiter)
+		d.Nexthop = account.Local() + "@" + d.Nexthop
+	}
+	return d
 }
 
 // isForAll reports whether the administrator has asked for an attempt of which nothing has

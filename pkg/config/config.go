@@ -294,7 +294,8 @@ type Transport struct {
 	// Deliveries at once, to all destinations.
 	Deliveries int `yaml:"deliveries" default:"100" min:"1" max:"10000"`
 
-	// Deliveries at once to one destination.
+	// Deliveries at once to one destination. For local that is an account, and the
+	// default is 2.
 	Concurrency int `yaml:"concurrency" default:"20" min:"1" max:"10000"`
 
 	// Deliveries at once to a destination of which nothing is known yet. From there on

@@ -489,6 +489,9 @@ func transportDefaults(name string) Transport {
 	if _, pipe := PipeOf(name); pipe || name == "local" {
 		t.Recipients = 1 // the others would wait for a command of the first one
 	}
+	if name == "local" {
+		t.Concurrency = 2 // a destination is an account
+	}
 	return t
 }
 
