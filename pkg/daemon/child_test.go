@@ -125,6 +125,11 @@ func (s *server) session(ctx context.Context, c net.Conn) {
 			fmt.Fprintln(c, s.d.Config().Origin)
 		case "ending":
 			fmt.Fprintln(c, s.d.Ending() && s.deaf.Load())
+		case "waiting":
+			s.d.mu.Lock()
+			idle, clients := len(s.d.idle), s.d.clients
+			s.d.mu.Unlock()
+			fmt.Fprintf(c, "%d of %d\n", idle, clients)
 		case "hup": // from outside it might hit a process that is not there any more
 			fmt.Fprintln(c, syscall.Kill(os.Getpid(), syscall.SIGHUP))
 		case "release":
