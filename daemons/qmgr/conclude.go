@@ -368,7 +368,7 @@ func (m *manager) file(msg *message, want wish) bool {
 	switch {
 	case want == wantHold:
 		err = m.spool.move(m.spool.active, msg.id, m.spool.held)
-	case want == wantRequeue, m.ctx.Err() != nil: // not its fault: the next process tries at once
+	case want == wantRequeue, msg.anew && !beyond, m.ctx.Err() != nil: // not its fault: the next process tries at once
 		err = m.fileDue(m.spool.active, msg.id)
 	default:
 		if beyond {

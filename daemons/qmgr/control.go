@@ -209,7 +209,8 @@ func (o *operation) wish(msg *message) (news, fits bool) {
 		}
 		return msg.want != before, false
 	case queuectl.Retry:
-		return true, true // it is under way
+		msg.anew = msg.ended
+		return true, true // it is under way, or about to be
 	}
 	return msg.want != before, true
 }

@@ -352,6 +352,41 @@ func TestRetrySome(t *testing.T) {
 	})
 }
 
+// TestRetryOfTheFailed: the administrator sees that a message has failed, and asks for
+// another attempt before it has been put away. It is made at once, for all who have failed.
+func TestRetryOfTheFailed(t *testing.T) {
+	for _, all := range []bool{false, true} {
+		in(t, "queue: {retry: {min: 1h}}\n", func(w *world) {
+			w.answer = func(envelope.Recipient) delivery.Result { return full }
+			id := w.put(queue.Incoming, 1, "a@x.example", "b@x.example")
+			writes := 0
+			w.m.spool.disk = striking(func(call string, _ queueid.ID) error {
+				if call == "write" {
+					if writes++; writes == 2 { // the first is what mailq shows
+						time.Sleep(time.Minute)
+					}
+				}
+				return nil
+			})
+			w.m.start()
+			w.wait(time.Second)
+			w.expect(queue.Active)
+			w.set(func() { w.answer = byLocal })
+			if all {
+				w.do(queuectl.Retry, 1)
+			} else {
+				w.do(queuectl.Retry, 1, id)
+			}
+			w.wait(2 * time.Minute)
+			w.expect("")
+			if w.delivered["a@x.example"] != 1 || w.delivered["b@x.example"] != 1 {
+				t.Errorf("delivered %v", w.delivered)
+			}
+			w.m.stop()
+		})
+	}
+}
+
 // TestHoldAll: with mail in every state nothing is overlooked, and deleting it all
 // leaves nothing to stay for.
 func TestHoldAll(t *testing.T) {

@@ -173,6 +173,7 @@ func (m *manager) record(e *entry, results []queue.IndexedResult, own bool) {
 	}
 	m.mu.Lock()
 	last := e.left == 1
+	e.ended = last // who looks at the queue sees the results from now on
 	m.mu.Unlock()
 	if len(results) > 0 {
 		o := queue.Outcome{Results: results}
@@ -204,7 +205,8 @@ func (m *manager) isLast(msg *message) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	msg.left--
-	return msg.left == 0
+	msg.ended = msg.left == 0
+	return msg.ended
 }
 
 // plan notes when recipients are tried again. msg.file is held.

@@ -46,6 +46,8 @@ type message struct {
 	postponed bool     // could not be read
 	again     place    // where somebody has told of it since it was taken up
 	stuck     bool     // nothing of it is in flight, and the disk did not let it go
+	ended     bool     // all that was tried, and it is about to be put away
+	anew      bool     // the administrator has asked for another attempt since
 	want      wish
 	sender    party // in manager.loads with counted recipients
 	crowded   party // who has more than its share, and more of it here
