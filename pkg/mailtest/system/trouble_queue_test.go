@@ -103,7 +103,11 @@ func deferredMessage(t *testing.T, m *mailtest.Machine) []byte {
 	m.Stop("posthouse-virtual.socket")
 	m.RunInput([]byte("Subject: template\n\nA body that is long enough to have some bits turned.\n"), "sendmail", "-f", "alice@example.net", "alice@example.net")
 	m.WaitFor("the deferral", time.Minute, func() bool { return strings.Contains(m.Run("mailq"), "posthouse-virtual.socket") })
-	good := m.Script("cd " + spoolDir + "/deferred && cat */*")
+	good := ""
+	m.WaitFor("it to be put away", time.Minute, func() bool { // mailq knows why before that
+		good = m.Script("cd " + spoolDir + "/deferred && cat */* 2>/dev/null || true")
+		return good != ""
+	})
 	m.Run("systemctl", "start", "posthouse-virtual.socket")
 	m.Run("posthouse", "queue", "retry", "--all")
 	emptyQueue(m, time.Minute)
