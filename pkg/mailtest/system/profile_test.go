@@ -119,6 +119,10 @@ func smarthost(t *testing.T, m *mailtest.Machine) {
 			t.Errorf("nothing for %s: %s", to, got)
 		}
 	}
+	// The sink has a message before it says so.
+	m.WaitFor("the end of deliveries", time.Minute, func() bool {
+		return m.Script("cd /var/spool/posthouse && for i in 1 2; do find incoming active -type f ! -path '*/spare/*' || echo changes; done") == ""
+	})
 	m.Script("rm /etc/posthouse/conf.d/workstation.yaml; systemctl stop smarthost 'posthouse-*.service'")
 }
 
