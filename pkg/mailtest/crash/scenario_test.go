@@ -64,8 +64,9 @@ func parse(s string) addr.Mailbox {
 
 // bounds of what the scenario waits for. They decide about nothing but its length.
 const (
-	stepTime = 10 * time.Second       // as long as nothing has gone wrong
-	pastTime = 500 * time.Millisecond // afterwards
+	stepTime = 10 * time.Second       // an answer
+	longTime = time.Minute            // what is certain to come, however slow the machine is
+	pastTime = 500 * time.Millisecond // what may not come, for something has gone wrong
 )
 
 // submit sends a message and notes what the answer was.
@@ -125,8 +126,8 @@ func (w *world) settled() bool {
 // that does not come: because of what has gone wrong, or else there is a fault
 // in the test.
 func (w *world) step(name string, is func() bool) bool {
-	limit, start := stepTime, time.Now()
-	done := until(limit, func() bool {
+	start := time.Now()
+	done := until(longTime, func() bool {
 		w.mu.Lock()
 		off, struck := w.off, w.struck != nil
 		w.mu.Unlock()
@@ -235,7 +236,7 @@ func (w *world) drain() {
 	}
 	w.poke()
 	next := time.Now().Add(50 * time.Millisecond)
-	empty := until(20*time.Second, func() bool {
+	empty := until(longTime, func() bool {
 		if w.isEmpty() {
 			return true
 		}

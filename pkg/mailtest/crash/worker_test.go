@@ -77,7 +77,7 @@ func tryAll(fs, bin string, in io.Reader, out io.Writer) error {
 }
 
 // tooLong is when the test itself is broken.
-const tooLong = 2 * time.Minute
+const tooLong = 5 * time.Minute
 
 // try lets the scenario run, with what is to go wrong at a point, and what follows
 // without anything that does.
