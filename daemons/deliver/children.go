@@ -67,6 +67,7 @@ func (k *kid) leave() {
 // pool keeps children for a while, and bounds them.
 type pool struct {
 	start func(*childID) (process, error)
+	keep  time.Duration // keepTime, but in tests
 
 	mu      sync.Mutex
 	idle    []*kid         // oldest first
@@ -77,7 +78,7 @@ type pool struct {
 }
 
 func newPool(start func(*childID) (process, error)) *pool {
-	return &pool{start: start, running: make(map[uint32]int), waiting: make(map[string]int), changed: make(chan struct{})}
+	return &pool{start: start, keep: keepTime, running: make(map[uint32]int), waiting: make(map[string]int), changed: make(chan struct{})}
 }
 
 // get returns a child that is id and has nothing to do.
@@ -181,7 +182,7 @@ func (p *pool) put(k *kid) {
 		return
 	}
 	p.mu.Lock()
-	k.timer = time.AfterFunc(keepTime, func() { p.expire(k) })
+	k.timer = time.AfterFunc(p.keep, func() { p.expire(k) })
 	p.idle = append(p.idle, k)
 	p.signal()
 	p.mu.Unlock()
