@@ -125,7 +125,7 @@ func (c *recording) record() error {
 			})
 		}
 		wg.Wait()
-		if !until(stepTime, c.settled) {
+		if !until(longTime, c.settled) {
 			return fmt.Errorf("stuck: %s", c.files())
 		}
 		switch round {
@@ -137,7 +137,7 @@ func (c *recording) record() error {
 			c.ask(queuectl.Retry)
 		}
 	}
-	if !until(stepTime, c.isEmpty) {
+	if !until(longTime, c.isEmpty) {
 		return fmt.Errorf("stuck: %s", c.files())
 	}
 	c.halt(unix.SIGTERM)

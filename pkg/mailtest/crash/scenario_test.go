@@ -71,7 +71,7 @@ const (
 
 // submit sends a message and notes what the answer was.
 func (w *world) submit(m *message) {
-	ctx, cancel := context.WithTimeout(context.Background(), stepTime)
+	ctx, cancel := context.WithTimeout(context.Background(), longTime)
 	defer cancel()
 	e := &envelope.Envelope{Sender: parse(sender), Trace: envelope.Trace{Protocol: "ESMTP", Helo: "client.example", ClientName: "unknown"}}
 	for _, r := range m.rcpts {
