@@ -182,8 +182,8 @@ func greeted(t *testing.T, path string) *raw {
 	return &raw{t, c}
 }
 
-// visit makes one request and leaves; the daemon knows that when it returns.
-func visit(t *testing.T, path string) {
+// dialled connects and does not wait for the greeting.
+func dialled(t *testing.T, path string) *raw {
 	t.Helper()
 	nc, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: path, Net: "unixpacket"})
 	if err != nil {
@@ -193,12 +193,19 @@ func visit(t *testing.T, path string) {
 	if err = errors.Join(err, nc.Close()); err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
-	r := &raw{t, c}
+	t.Cleanup(func() { _ = c.Close() })
+	return &raw{t, c}
+}
+
+// visit makes one request and leaves; the daemon knows that when it returns.
+func visit(t *testing.T, path string) {
+	t.Helper()
+	r := dialled(t, path)
+	defer r.c.Close()
 	if _, err := r.c.Receive(100); err != nil {
 		t.Fatalf("greeting: %v", err)
 	}
-	if err := errors.Join(r.ask(), c.CloseWrite()); err != nil {
+	if err := errors.Join(r.ask(), r.c.CloseWrite()); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := r.c.Receive(100); !errors.Is(err, io.EOF) {
