@@ -121,6 +121,7 @@ func (m *manager) sendOut(msg *message) bool {
 	msg.asked, msg.before = msg.isAsked(), true
 	msg.from, msg.outside, msg.crowded, msg.counted = place{queue: queue.Active}, p, party{}, 0
 	msg.q, msg.turn, msg.next, msg.unread, msg.coming, msg.deferred = nil, nil, nil, nil, false, false
+	msg.ended, msg.anew = false, false
 	m.room.Broadcast()
 	m.letIn()
 	return true
