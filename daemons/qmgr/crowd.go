@@ -29,6 +29,7 @@ type crowd struct {
 	party   party
 	waiting []*message
 	on      int // the way back
+	load    int // of those, see manager.weight
 
 	beyond map[string]int64 // buckets that have more of it, and where in their index
 	taking bool             // some of that is being taken up
@@ -171,7 +172,7 @@ func (m *manager) letIn(ended ...party) {
 // visit has messages of a crowd come back for which there is room. m.mu is held.
 func (m *manager) visit(c *crowd) {
 	q := &m.config().Queue
-	for len(c.waiting) > 0 && c.on < maxComing && m.loads[c.party]+c.on < m.share(c.party) &&
+	for len(c.waiting) > 0 && c.on < maxComing && m.loads[c.party]+c.load < m.share(c.party) &&
 		len(m.known)-m.outside < q.ActiveMessages && m.recipients < q.ActiveRecipients {
 		msg := c.waiting[0]
 		c.waiting[0] = nil
@@ -188,13 +189,18 @@ func (m *manager) comeBack(msg *message) {
 	}
 	msg.coming = true
 	m.outside--
-	m.crowds[msg.outside].on++
+	c := m.crowds[msg.outside]
+	c.on++
+	c.load += msg.weighs()
 	m.coming = append(m.coming, msg)
 	if m.comers < loaders {
 		m.comers++
 		m.wg.Go(m.readAgain)
 	}
 }
+
+// weighs is what a message outside will count for, as far as that is known.
+func (msg *message) weighs() int { return max(1, msg.weight) }
 
 // readAgain reads the messages that come back, one after the other.
 func (m *manager) readAgain() {
@@ -203,13 +209,14 @@ func (m *manager) readAgain() {
 	for len(m.coming) > 0 && !m.stopping {
 		msg := m.coming[0]
 		m.coming = m.coming[1:]
-		p := msg.outside
+		c, load := m.crowds[msg.outside], msg.weighs()
 		m.mu.Unlock()
 		m.slots <- struct{}{}
 		m.load(msg)
 		<-m.slots
 		m.mu.Lock()
-		m.crowds[p].on--
+		c.on--
+		c.load -= load
 		m.letIn()
 	}
 	m.comers--

@@ -37,7 +37,8 @@ type message struct {
 
 	// Guarded by manager.mu.
 	turn      *schedule.Message[*entry]
-	counted   int      // recipients
+	counted   int      // recipients, see manager.weight
+	weight    int      // what that was, or is
 	deferred  bool     // in manager.deferred
 	unread    []uint32 // recipients that have no entry yet
 	reading   bool     // some of those get one
@@ -108,7 +109,8 @@ func (m *manager) load(msg *message) {
 		msg.crowded = msg.sender
 	}
 	msg.turn = m.sched.NewMessage(m.now(), sender)
-	msg.counted = len(e.Recipients)
+	msg.weight = m.weight(len(e.Recipients))
+	msg.counted = msg.weight
 	m.recipients += msg.counted
 	m.burden(msg.sender, msg.counted)
 	m.mu.Unlock()
@@ -117,6 +119,16 @@ func (m *manager) load(msg *message) {
 		return
 	}
 	m.route(msg)
+}
+
+// maxWeight is which part of all recipients in memory a single message may count
+// for: one with more of them than that would keep all other mail out, for as long as
+// the slowest of them takes.
+const maxWeight = 4
+
+// weight is what a message with n recipients counts for.
+func (m *manager) weight(n int) int {
+	return min(n, max(1, m.config().Queue.ActiveRecipients/maxWeight))
 }
 
 // read opens the file and checks it. It reports false where there is nothing to
