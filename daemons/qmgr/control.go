@@ -86,9 +86,12 @@ type operation struct {
 func (o *operation) all() {
 	o.memory()
 	if o.op == queuectl.Retry {
+		o.listBuckets() // the command may be what has started this process
 		o.mu.Lock()
 		o.done += o.rush()
+		o.settle()
 		o.mu.Unlock()
+		wake(o.kick2) // some may be due by themselves
 		return
 	}
 	o.disk()

@@ -597,3 +597,19 @@ func TestLargeExpiry(t *testing.T) {
 		}
 	})
 }
+
+// TestRetryAtStart: a command for everything that comes before the queue has been
+// looked at, as one does that starts the daemon, means what there is.
+func TestRetryAtStart(t *testing.T) {
+	in(t, "", func(w *world) {
+		w.answer = byLocal
+		w.put(queue.Incoming, 1, "later@x.example")
+		w.run(time.Minute)
+		w.expect("deferred")
+		w.answer = func(envelope.Recipient) delivery.Result { return success }
+		w.boot(w.m.config())
+		w.do(queuectl.Retry, 1)
+		w.run(time.Second)
+		w.expect("")
+	})
+}
