@@ -197,3 +197,24 @@ func TestOldButNew(t *testing.T) {
 		w.m.stop()
 	})
 }
+
+// TestDeletePaused: what is deleted does not take the places of deliveries to a
+// destination that gets few.
+func TestDeletePaused(t *testing.T) {
+	in(t, "transports: {smtp: {destination_delay: 1h}}\n", func(w *world) {
+		for i := range uint32(20) {
+			w.put(queue.Incoming, i, "a@x.example")
+		}
+		w.m.start()
+		w.wait(time.Second)
+		w.do(queuectl.Delete, 19)
+		w.wait(2 * time.Hour)
+		w.m.mu.Lock()
+		if n := len(w.m.known); n > 0 {
+			t.Errorf("%d messages are left after the next delivery", n)
+		}
+		w.m.mu.Unlock()
+		w.m.stop()
+		w.expect("")
+	})
+}

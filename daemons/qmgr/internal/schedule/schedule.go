@@ -200,8 +200,10 @@ func (s *Scheduler[E]) Done(now time.Time, d Destination, signal Signal, reason 
 	t.busy--
 	if l.DestinationPause > 0 && !q.isDead() {
 		q.window.size = 1
-		q.pausing++
-		s.pauseUntil(pause[E]{at: now.Add(l.DestinationPause), queue: q})
+		if signal != Nothing { // it has not been asked for anything
+			q.pausing++
+			s.pauseUntil(pause[E]{at: now.Add(l.DestinationPause), queue: q})
+		}
 	}
 	q.settle()
 	s.forget(q)
