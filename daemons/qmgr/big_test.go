@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -46,4 +48,36 @@ func TestBigMessages(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestManyAttempts: what is said of many recipients, time and again, does not fill the
+// disk, nor the memory of who reads it.
+func TestManyAttempts(t *testing.T) {
+	in(t, "", func(w *world) {
+		w.answer = byLocal
+		var to []string
+		for range 1000 {
+			to = append(to, "later@x.example")
+		}
+		w.put(queue.Incoming, 1, to...)
+		w.m.start()
+		size := func() int64 {
+			list, _ := filepath.Glob(filepath.Join(w.base, queue.Deferred, "*", "*"))
+			if len(list) != 1 {
+				t.Fatalf("%d messages are deferred", len(list))
+			}
+			info, err := os.Stat(list[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			return info.Size()
+		}
+		w.wait(time.Minute)
+		first := size()
+		w.wait(100 * time.Hour)
+		if last := size(); last > first+10_000 {
+			t.Errorf("%d octets after the first attempt, %d in the end", first, last)
+		}
+		w.m.stop()
+	})
 }

@@ -64,7 +64,11 @@ func (m *manager) note(msg *message, o queue.Outcome) {
 		m.note(msg, queue.Outcome{Results: o.Results[:maxResults]})
 		o.Results = o.Results[maxResults:]
 	}
-	msg.unwritten = append(msg.unwritten, o)
+	if len(msg.unwritten) > 0 { // some of what msg.q says is not in the file
+		msg.unwritten = append(msg.unwritten, o)
+	} else {
+		msg.unwritten = msg.q.News(o)
+	}
 	if err := m.write(msg); err != nil {
 		m.log.Error(msg.fields(), "%s: %v", msg.id, err)
 	}

@@ -241,6 +241,50 @@ func TestOutcomes(t *testing.T) {
 	}
 }
 
+// TestNews: results that do not change from one attempt to the next let no
+// file grow, however many recipients and attempts there are; what they change is read
+// back.
+func TestNews(t *testing.T) {
+	const rcpts = 1000
+	f := write(t, testEnvelope(t, rcpts), []byte("x\r\n"))
+	m, err := Read(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	attempt := func(text string) (size int64) {
+		var o Outcome
+		for i := range uint32(rcpts) {
+			o.Results = append(o.Results, IndexedResult{i, result("4.4.1", text)})
+		}
+		for _, o := range m.News(o) {
+			if err := m.Append(f, o); err != nil {
+				t.Fatal(err)
+			}
+		}
+		again, err := Read(f)
+		if err != nil || !reflect.DeepEqual(again.Recipients, m.Recipients) {
+			t.Fatalf("is read in another way: %v", err)
+		}
+		return again.size
+	}
+	first := attempt("no route")
+	for range 100 {
+		attempt("no route")
+	}
+	if size := attempt("no route"); size != first {
+		t.Errorf("%d octets after an attempt, %d after many", first, size)
+	}
+	if err := m.Append(f, Outcome{Retries: []Retry{{7, time.UnixMicro(1790000300000000)}}}); err != nil {
+		t.Fatal(err)
+	}
+	if attempt("no route"); !m.Recipients[7].Next.IsZero() {
+		t.Error("a recipient keeps a time that is over")
+	}
+	if before := m.size; attempt("refused")-before < rcpts*int64(len("refused")) {
+		t.Error("another reason is not written")
+	}
+}
+
 // TestRenewal: who is pending makes room for others; who is not stays, in the
 // file too. Nobody is dropped that nobody has asked for.
 func TestRenewal(t *testing.T) {

@@ -248,6 +248,35 @@ type Target interface {
 	Truncate(size int64) error
 }
 
+// News returns what o, which has a recipient once, has that m has not: it is what is to
+// be appended where the file has all that m has. A result that is the last one already
+// is left out: else a message to many who wait for the same host would grow with each
+// attempt, and be read as a whole for the next. What is left of it is that the recipient
+// has no time of his own any more.
+func (m *Message) News(o Outcome) (list []Outcome) {
+	if o.Results == nil {
+		return []Outcome{o}
+	}
+	var results []IndexedResult
+	var retries []Retry
+	for _, r := range o.Results {
+		state := m.Recipients[r.Index]
+		switch {
+		case state != RecipientState{Tried: true, Last: r.Result, Next: state.Next}:
+			results = append(results, r)
+		case !state.Next.IsZero():
+			retries = append(retries, Retry{Index: r.Index})
+		}
+	}
+	if results != nil {
+		list = append(list, Outcome{Results: results})
+	}
+	if retries != nil {
+		list = append(list, Outcome{Retries: retries})
+	}
+	return list
+}
+
 // Append records o at the end of f, which is m's file open for writing, and in
 // m. It does not sync: an outcome that the power takes away makes a second
 // delivery, no loss. On an error m is as before, and the outcome may or may not
