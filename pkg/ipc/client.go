@@ -243,12 +243,24 @@ func (c *Client) greeted(ctx context.Context, conn *Conn) error {
 // connection. So a request may be carried out twice when a server crashes,
 // which every protocol has to bear anyway.
 func (c *Client) Call(ctx context.Context, m *Message, f *os.File, decode func([]byte) error) error {
+	return c.CallFor(ctx, m, f, Answer{c.proto.MaxReply, decode})
+}
+
+// Answer is what a call is made for.
+type Answer struct {
+	Max    int // octets that it may have
+	Decode func([]byte) error
+}
+
+// CallFor is Call where the request says how long the answer can be: a server that is
+// asked by many at once is not to fill the memory of who asks.
+func (c *Client) CallFor(ctx context.Context, m *Message, f *os.File, a Answer) error {
 	for {
 		conn, kept, err := c.Get(ctx)
 		if err != nil {
 			return err
 		}
-		again, err := c.call(ctx, conn, callArgs{m, f, decode})
+		again, err := c.call(ctx, conn, callArgs{m, f, a})
 		if again && kept {
 			continue
 		}
@@ -259,7 +271,7 @@ func (c *Client) Call(ctx context.Context, m *Message, f *os.File, decode func([
 type callArgs struct {
 	m      *Message
 	f      *os.File
-	decode func([]byte) error
+	answer Answer
 }
 
 // call reports again where the connection ended before an answer.
@@ -268,13 +280,13 @@ func (c *Client) call(ctx context.Context, conn *Conn, a callArgs) (again bool, 
 	defer stop()
 	var b []byte
 	if err = conn.SendFile(a.m, a.f); err == nil {
-		b, err = conn.Receive(c.proto.MaxReply)
+		b, err = conn.Receive(a.answer.Max)
 	}
 	if err != nil {
 		_ = conn.Close() // the error above is the one that tells
 		return Ended(err), fmt.Errorf("%s: %w", c.path, err)
 	}
-	if err := a.decode(b); err != nil {
+	if err := a.answer.Decode(b); err != nil {
 		_ = conn.Close() // what else it says is not worth reading
 		return false, fmt.Errorf("%s: answer: %w", c.path, err)
 	}

@@ -128,6 +128,12 @@ func DecodeResult(d *wire.Decoder) Result {
 	return Result{d.Status(), d.Text(wire.MaxText), d.Text(MaxName), d.Text(wire.MaxText), d.Bool()}
 }
 
+// maxReport is the length of the longest report about n recipients, in octets.
+func maxReport(n int) int {
+	const status, text, name = 4 + 16, 4 + wire.MaxText, 4 + MaxName
+	return 1 + status + text + 4 + n*(status+text+name+text+1)
+}
+
 // Report is an agent's answer.
 type Report struct {
 	// Hop is set where the destination as a whole is in trouble: it cannot be
@@ -180,10 +186,10 @@ func (c *Client) Wake(ctx context.Context) { c.ipc.Wake(ctx) }
 func (c *Client) Deliver(ctx context.Context, r *Request, file *os.File) (report *Report, err error) {
 	m := ipc.NewMessage()
 	r.Encode(m)
-	err = c.ipc.Call(ctx, m, file, func(b []byte) error {
+	err = c.ipc.CallFor(ctx, m, file, ipc.Answer{Max: maxReport(len(r.Recipients)), Decode: func(b []byte) error {
 		report, err = DecodeReport(b, len(r.Recipients))
 		return err
-	})
+	}})
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"context"
+	"errors"
 	"os"
 	"slices"
 	"testing"
@@ -9,6 +10,7 @@ import (
 
 	"posthouse/pkg/dsn"
 	"posthouse/pkg/envelope"
+	"posthouse/pkg/ipc"
 	"posthouse/pkg/ipc/ipctest"
 	"posthouse/pkg/queueid"
 	"posthouse/pkg/wire"
@@ -93,6 +95,12 @@ func TestReport(t *testing.T) {
 	reports.Accepts(t, "a report that defers", &Report{Results: make([]Result, 2)})
 	longest := Result{Text: wiretest.Text(wire.MaxText), RemoteMTA: wiretest.Text(MaxName), Diagnostic: wiretest.Text(wire.MaxText)}
 	hop := dsn.Errorf("4.4.1", "%s", wiretest.Text(wire.MaxText))
+	for _, n := range []int{1, 2, MaxRecipients} {
+		r := &Report{Hop: hop, Results: slices.Repeat([]Result{longest}, n)}
+		if length := len(ipctest.Encode(r.Encode)); length > maxReport(n) || maxReport(n) > Protocol.MaxReply {
+			t.Errorf("a report of %d octets about %d recipients, limits %d and %d", length, n, maxReport(n), Protocol.MaxReply)
+		}
+	}
 	for n, accepted := range map[int]bool{MaxRecipients: true, MaxRecipients + 1: false} {
 		r := &Report{Hop: hop, Results: slices.Repeat([]Result{longest}, n)}
 		if accepted {
@@ -158,3 +166,21 @@ func TestClient(t *testing.T) {
 func FuzzDecodeRequest(f *testing.F) { requests.Fuzz(f, request(f)) }
 
 func FuzzDecodeReport(f *testing.F) { reports.Fuzz(f, report(), &Report{Results: make([]Result, 2)}) }
+
+// TestLongReport: an agent cannot say more than there is to say of the recipients.
+func TestLongReport(t *testing.T) {
+	path := ipctest.Serve(t, Protocol, func(c *ipc.Conn, _ []byte, file *os.File) error {
+		_ = file.Close()
+		m := ipc.NewMessage()
+		m.Raw(make([]byte, Protocol.MaxReply))
+		return c.Send(m)
+	})
+	f, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := NewClient(path).Deliver(t.Context(), request(t), f); !errors.Is(err, ipc.ErrTooBig) {
+		t.Errorf("a report of %d octets: %v", Protocol.MaxReply, err)
+	}
+}
