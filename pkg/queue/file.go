@@ -173,6 +173,7 @@ type Message struct {
 	contentCRC uint32
 	tail       int64 // where the next outcome goes
 	size       int64 // of the file: larger than tail where a record is torn
+	lost       bool  // see Flush
 }
 
 // Read reads all of a queue file but its content. Damage gives an error that

@@ -306,22 +306,44 @@ func (m *Message) Append(f Target, o Outcome) error {
 	return nil
 }
 
+// flushPiece is how much of the outcomes Flush has in memory, in octets.
+const flushPiece = 1 << 20
+
 // Flush makes the outcomes in f durable, which is m's file open for writing, by sync.
 // After a flush that failed the kernel takes what it could not write for written, and
 // may forget it: all outcomes are written again, whoever wrote them, so that the next
-// flush means what it says.
+// flush means what it says. Where there are very many, and some have been forgotten
+// already, no flush of m succeeds any more: read again, it has what there is.
 func (m *Message) Flush(f Target, sync func() error) error {
+	if m.lost {
+		return errors.New("queue file: outcomes were lost when it was flushed")
+	}
 	from := m.Offset + m.Length
-	b := make([]byte, m.tail-from)
-	if _, err := f.ReadAt(b, from); err != nil {
-		return fmt.Errorf("queue file: outcomes: %w", err)
+	b := make([]byte, min(m.tail-from, flushPiece))
+	var sums []uint32
+	for at := from; at < m.tail; at += flushPiece {
+		p := b[:min(m.tail-at, flushPiece)]
+		if _, err := f.ReadAt(p, at); err != nil {
+			return fmt.Errorf("queue file: outcomes: %w", err)
+		}
+		sums = append(sums, crc32.Checksum(p, castagnoli))
 	}
 	err := sync()
 	if err == nil {
 		return nil
 	}
-	if _, again := f.WriteAt(b, from); again != nil {
-		return fmt.Errorf("%w; queue file: write outcomes again: %w", err, again)
+	for i, sum := range sums {
+		at := from + int64(i)*flushPiece
+		p := b[:min(m.tail-at, flushPiece)]
+		if len(sums) > 1 {
+			if _, again := f.ReadAt(p, at); again != nil || crc32.Checksum(p, castagnoli) != sum {
+				m.lost = true
+				return fmt.Errorf("%w; queue file: outcomes are lost", err)
+			}
+		}
+		if _, again := f.WriteAt(p, at); again != nil {
+			return fmt.Errorf("%w; queue file: write outcomes again: %w", err, again)
+		}
 	}
 	return err
 }
