@@ -206,7 +206,16 @@ func (m *manager) expires(msg *message) time.Time {
 	if msg.q.Envelope.Sender.IsNull() {
 		lifetime = min(lifetime, time.Duration(q.BounceLifetime))
 	}
-	return msg.q.Envelope.Arrival.Add(lifetime)
+	return msg.begun().Add(lifetime)
+}
+
+// begun is what the age of msg counts from: its arrival or, where it is to be new and
+// its recipients could not be expanded again so far, when that was asked for.
+func (msg *message) begun() time.Time {
+	if t := msg.q.Requeued; !t.IsZero() {
+		return t
+	}
+	return msg.q.Envelope.Arrival
 }
 
 // isUntried reports whether msg was too old already when it came to be active, and has only
@@ -299,7 +308,7 @@ func (m *manager) notify(msg *message, kind bounce.Kind, rcpts []uint32) error {
 // isLate reports whether the sender is to hear that a message is still on its way.
 func (m *manager) isLate(msg *message) bool {
 	after := time.Duration(m.config().Queue.DelayWarning)
-	return after != 0 && !msg.q.Schedule.Warned && !msg.q.Envelope.Sender.IsNull() && m.now().Sub(msg.q.Envelope.Arrival) >= after
+	return after != 0 && !msg.q.Schedule.Warned && !msg.q.Envelope.Sender.IsNull() && m.now().Sub(msg.begun()) >= after
 }
 
 // warn tells the sender, once, that a message is still on its way.

@@ -91,7 +91,7 @@ func TestRequeue(t *testing.T) {
 		if w.delivered["a@x.example"] != 1 || w.delivered["b@x.example"] != 1 {
 			t.Errorf("delivered %v", w.delivered)
 		}
-		w.wait(25 * time.Hour)
+		w.wait(29 * time.Hour) // an attempt comes every four hours
 		w.expect("", "failure later@y.example=5.4.7")
 		w.m.stop()
 	})

@@ -201,7 +201,7 @@ func (m *manager) submit(e *entry, more int) {
 // message waits already, the longer. Up to a quarter is added by chance, or, where
 // that is more than the configuration allows, taken off.
 func (m *manager) delay(msg *message) time.Duration {
-	return m.wait(msg, m.now().Sub(msg.q.Envelope.Arrival))
+	return m.wait(msg, m.now().Sub(msg.begun()))
 }
 
 // wait is delay for a message that has been waiting so long.

@@ -218,3 +218,25 @@ func TestDeletePaused(t *testing.T) {
 		w.expect("")
 	})
 }
+
+// TestRequeueOld: what is requeued when it is too old already is new from then on, also
+// before rewrite has expanded it again.
+func TestRequeueOld(t *testing.T) {
+	in(t, "", func(w *world) {
+		at := w.arrivals()
+		id := w.put(queue.Hold, 1, "a@x.example")
+		w.m.start()
+		w.wait(6 * 24 * time.Hour)
+		w.set(func() { w.rewriteUp = false })
+		w.do(queuectl.Requeue, 1, id)
+		w.wait(time.Hour)
+		w.expect("deferred")
+		w.set(func() { w.rewriteUp = true })
+		w.wait(4 * time.Hour)
+		w.m.stop()
+		w.expect("")
+		if len(at) != 1 {
+			t.Error("is not delivered")
+		}
+	})
+}
