@@ -381,10 +381,12 @@ func (m *manager) file(msg *message, want wish) bool {
 	switch {
 	case want == wantHold:
 		err = m.spool.move(m.spool.active, msg.id, m.spool.held)
-	case want == wantRequeue, msg.anew && !beyond, m.ctx.Err() != nil: // not its fault: the next process tries at once
+	case want == wantRequeue, msg.anew && !beyond, m.ctx.Err() != nil && msg.isAsked():
 		err = m.fileDue(m.spool.active, msg.id)
 	default:
-		if beyond {
+		if m.ctx.Err() != nil { // not its fault: the next process tries at once
+			bucket = interruptedBucket
+		} else if beyond {
 			m.goesBeyond(msg.crowded, bucket)
 		}
 		err = m.fileIn(bucket, msg.id, keys)

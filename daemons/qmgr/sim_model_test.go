@@ -221,7 +221,7 @@ func queueOf(dir string) string {
 		return dir
 	case bucket == "":
 		return name
-	case isAsked(bucket):
+	case isAsked(bucket), bucket == interruptedBucket:
 		return "due"
 	}
 	return queue.Deferred

@@ -190,6 +190,10 @@ const dueBucket = "0000000000"
 // maxAsked is the number of names that makeDue may give.
 const maxAsked = 1_000_000
 
+// interruptedBucket is where messages go of which the end of a process interrupted
+// deliveries: as long past, but nobody has asked for them.
+const interruptedBucket = "0001000000"
+
 // isAsked reports whether a bucket is one of those.
 func isAsked(bucket string) bool {
 	t, err := queue.BucketDue(bucket)

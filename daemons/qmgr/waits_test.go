@@ -240,3 +240,29 @@ func TestRequeueOld(t *testing.T) {
 		}
 	})
 }
+
+// TestInterrupted: what the end of a process has interrupted is tried at once by the next
+// one, but not where the administrator wants it to wait.
+func TestInterrupted(t *testing.T) {
+	for settings, want := range map[string]int{"": 1, "queue: {defer_transports: [smtp]}\n": 0} {
+		in(t, settings, func(w *world) {
+			deferring := w.m.config()
+			w.boot(newWorld(t, w.log, "").m.config())
+			w.hang, w.answer = true, byLocal
+			w.put(queue.Incoming, 1, "later@x.example")
+			w.run(time.Second)
+			w.expect("deferred")
+			w.boot(deferring)
+			w.hang, w.answer = false, func(envelope.Recipient) delivery.Result { return success }
+			w.m.start()
+			w.wait(time.Minute)
+			if got := w.arrived(); got != want {
+				t.Errorf("%q: %d delivered, want %d", settings, got, want)
+			}
+			w.m.control(queuectl.Request{Op: queuectl.Retry, All: true})
+			w.wait(time.Minute)
+			w.m.stop()
+			w.expect("")
+		})
+	}
+}
