@@ -109,7 +109,7 @@ func localDelivery(t *testing.T, m *mailtest.Machine) {
 		{"archive", "/home/nobody/archive", []string{"From root@example.org "}},
 		{"saved+x/y", "/home/nobody/saved", []string{"nobody\nnogroup\n", "\nEXTENSION=x/y\n", "\nLOCAL=saved+x/y\n", "\nRECIPIENT=saved+x/y@example.org\n", "\nSENDER=root@example.org\n", "\nUSER=nobody\n"}},
 		{"team", "/home/nobody/team", nil},
-		{"twice", "/home/nobody/saved", []string{"\nLOCAL=twice\n"}},
+		{"twice", "/home/nobody/saved", []string{"\nLOCAL=saved\n"}},
 	} {
 		subject := "\nSubject: to " + c.to + "\n"
 		m.RunInput([]byte(subject[1:]+"\nFrom here\n"), "sendmail", c.to)
