@@ -473,7 +473,13 @@ func TestRequest(t *testing.T) {
 	m.files = map[string]string{"bob/.forward+Lists": "", "bob/.forward+lists": "|sort"}
 	m.asked = nil
 	s.run(t.Context(), job(t, "b.smith+x@example.org"))
-	if env := m.asked[len(m.asked)-1].Env; !slices.Equal(env[:4], []string{"LOCAL=bob+Lists", "DOMAIN=example.org", "EXTENSION=Lists", "RECIPIENT=bob+Lists@example.org"}) {
+	if env := m.asked[len(m.asked)-1].Env; !slices.Equal(env[:4], []string{"LOCAL=bob+lists", "DOMAIN=example.org", "EXTENSION=lists", "RECIPIENT=bob+Lists@example.org"}) {
+		t.Errorf("%q", env)
+	}
+	// Scripts make paths of an extension.
+	m.asked = nil
+	s.run(t.Context(), job(t, "info+x/y@example.org"))
+	if env := m.asked[0].Env; !slices.Equal(env[:3], []string{"LOCAL=info", "DOMAIN=example.org", "RECIPIENT=info+x/y@example.org"}) {
 		t.Errorf("%q", env)
 	}
 	m.asked = nil

@@ -136,12 +136,17 @@ func (w *walk) ask(r *deliver.Request) (deliver.Reply, outcome) {
 
 // env is the environment of a command for mail to an address, beside what deliver adds of
 // the account. It is that which the last alias has led to, as with Postfix: its extension
-// is what .forward+extension was found by.
+// is what .forward+extension was found by, in lower case, and none where it has a slash,
+// for scripts make paths of it.
 func (w *walk) env(to addr.Mailbox) []string {
-	_, extension := to.SplitExtension(w.cfg.RecipientDelimiter)
+	name := to.Fold()
+	base, extension := name.SplitExtension(w.cfg.RecipientDelimiter)
+	if strings.Contains(extension, "/") {
+		name, extension = base, ""
+	}
 	var env []string
 	for _, v := range [][2]string{
-		{"LOCAL", to.Local()}, {"DOMAIN", to.Domain()}, {"EXTENSION", extension}, {"RECIPIENT", to.String()},
+		{"LOCAL", name.Local()}, {"DOMAIN", name.Domain()}, {"EXTENSION", extension}, {"RECIPIENT", to.String()},
 		{"ORIGINAL_RECIPIENT", w.rcpt.Original.String()}, {"SENDER", w.job.Sender.String()}, {"ENVID", w.job.EnvID},
 	} {
 		if v[1] != "" || v[0] == "SENDER" {

@@ -107,7 +107,7 @@ func localDelivery(t *testing.T, m *mailtest.Machine) {
 		{"carol+other", "/var/mail/carol", nil},
 		{"carol+job", "/home/carol/job", []string{"Delivered-To: carol+job@example.org\n"}},
 		{"archive", "/home/nobody/archive", []string{"From root@example.org "}},
-		{"saved+x/y", "/home/nobody/saved", []string{"nobody\nnogroup\n", "\nEXTENSION=x/y\n", "\nLOCAL=saved+x/y\n", "\nRECIPIENT=saved+x/y@example.org\n", "\nSENDER=root@example.org\n", "\nUSER=nobody\n"}},
+		{"saved+X", "/home/nobody/saved", []string{"nobody\nnogroup\n", "\nEXTENSION=x\n", "\nLOCAL=saved+x\n", "\nRECIPIENT=saved+X@example.org\n", "\nSENDER=root@example.org\n", "\nUSER=nobody\n"}},
 		{"team", "/home/nobody/team", nil},
 		{"twice", "/home/nobody/saved", []string{"\nLOCAL=saved\n"}},
 	} {
