@@ -10,6 +10,7 @@ import (
 	"posthouse/pkg/dsn"
 	"posthouse/pkg/protocol/recipient"
 	"posthouse/pkg/protocol/rewrite"
+	"posthouse/pkg/table"
 )
 
 // lookupTable is a lookup table: found, not found, or could not look.
@@ -19,7 +20,7 @@ type lookupTable interface {
 
 // aliasTable gives what an address stands for.
 type aliasTable interface {
-	LookupAddresses(key string) (targets []addr.Mailbox, found bool, err error)
+	Targets(key string) (targets []table.Target, found bool, err error)
 }
 
 // userTable knows the virtual users.
@@ -136,9 +137,19 @@ func (r *rules) verify(m addr.Mailbox) rewrite.Answer {
 	}
 	// An alias that cannot be expanded is refused here, where it is the only one to
 	// suffer: cleanup would have to refuse the message for all its recipients.
-	x := r.expand(full)
-	if x.Err != nil || len(x.Addresses) != 1 || x.Addresses[0].Fold() != full.Fold() {
-		a.Err = x.Err
+	x, e := r.expansionOf(full)
+	switch {
+	case e != nil:
+		a.Err = e
+		return a
+	case len(x.result) == 1 && x.result[0].Fold() == full.Fold():
+	case len(x.result) == 1 && strings.EqualFold(x.result[0].Local(), full.Local()):
+		// The same user of another domain, as "@old.example: @new.example" makes of everybody,
+		// is there where that user is.
+		there := r.verify(x.result[0])
+		there.Class = a.Class
+		return there
+	default:
 		return a
 	}
 	if a.Err = r.exists(full, a.Class); a.Err != nil {
@@ -244,12 +255,12 @@ func (r *rules) aliasKeys(m addr.Mailbox) []aliasKey {
 // alias1 looks up what m stands for, one step.
 func (r *rules) alias1(m addr.Mailbox) (targets []addr.Mailbox, found bool, err error) {
 	for _, k := range r.aliasKeys(m) {
-		targets, found, err := r.aliases.LookupAddresses(k.key)
+		list, found, err := r.aliases.Targets(k.key)
 		if err != nil {
 			return nil, false, err
 		}
 		if found {
-			targets, err = r.targets(targets, m, k.extension)
+			targets, err := r.targets(list, m, k.extension)
 			return targets, err == nil, err
 		}
 	}
@@ -269,20 +280,23 @@ func (r *rules) postmaster(m addr.Mailbox) (targets []addr.Mailbox, found bool, 
 	case e.Status.Class() != dsn.Permanent:
 		return nil, false, e
 	}
-	targets, found, err = r.aliases.LookupAddresses("postmaster")
+	list, found, err := r.aliases.Targets("postmaster")
 	if err != nil || !found {
 		return nil, false, err
 	}
-	targets, err = r.targets(targets, m, "")
+	targets, err = r.targets(list, m, "")
 	return targets, err == nil, err
 }
 
 // targets completes what a table gives for m.
-func (r *rules) targets(list []addr.Mailbox, m addr.Mailbox, ext string) ([]addr.Mailbox, error) {
+func (r *rules) targets(list []table.Target, m addr.Mailbox, ext string) ([]addr.Mailbox, error) {
 	out := make([]addr.Mailbox, 0, len(list))
 	for _, t := range list {
-		full, err := r.complete(t)
-		if err == nil && ext != "" {
+		full, err := t.For(m)
+		if err == nil {
+			full, err = r.complete(full)
+		}
+		if err == nil && ext != "" && t.Domain == "" { // the same user has it already
 			full, err = full.WithLocal(full.Local() + ext)
 		}
 		if err != nil {
@@ -302,14 +316,22 @@ func (r *rules) expand(m addr.Mailbox) rewrite.Answer {
 	if err != nil {
 		return rewrite.Answer{Err: dsn.Errorf("5.1.3", "%v", err)}
 	}
-	x := expansion{rules: r, seen: make(map[addr.Mailbox]bool)}
-	if err := x.add(full, 0); err != nil {
-		return rewrite.Answer{Class: r.class(full), Err: err}
-	}
-	if len(x.result) == 0 {
-		return rewrite.Answer{Class: r.class(full), Err: dsn.Errorf("5.4.6", "virtual aliases of %s stand for each other only", full)}
+	x, e := r.expansionOf(full)
+	if e != nil {
+		return rewrite.Answer{Class: r.class(full), Err: e}
 	}
 	return rewrite.Answer{Class: r.class(full), Addresses: x.result}
+}
+
+func (r *rules) expansionOf(m addr.Mailbox) (*expansion, *dsn.Error) {
+	x := &expansion{rules: r, seen: make(map[addr.Mailbox]bool)}
+	if err := x.add(m, 0); err != nil {
+		return nil, err
+	}
+	if len(x.result) == 0 {
+		return nil, dsn.Errorf("5.4.6", "virtual aliases of %s stand for each other only", m)
+	}
+	return x, nil
 }
 
 // expansion is what one address is being expanded to.

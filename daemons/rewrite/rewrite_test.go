@@ -10,6 +10,7 @@ import (
 	"posthouse/pkg/dsn"
 	"posthouse/pkg/protocol/recipient"
 	"posthouse/pkg/protocol/rewrite"
+	"posthouse/pkg/table"
 )
 
 func mailbox(t testing.TB, s string) addr.Mailbox {
@@ -32,18 +33,18 @@ func (f fakeTable) Lookup(key string) (string, bool, error) {
 	return v, ok, nil
 }
 
-func (f fakeTable) LookupAddresses(key string) ([]addr.Mailbox, bool, error) {
+func (f fakeTable) Targets(key string) ([]table.Target, bool, error) {
 	v, ok, err := f.Lookup(key)
 	if !ok || err != nil {
 		return nil, false, err
 	}
-	var list []addr.Mailbox
+	var list []table.Target
 	for s := range strings.SplitSeq(v, " ") {
-		m, err := addr.Parse(s)
+		t, err := table.ParseTarget(s)
 		if err != nil {
 			return nil, false, err
 		}
-		list = append(list, m)
+		list = append(list, t)
 	}
 	return list, true, nil
 }
@@ -72,7 +73,7 @@ func testRules() *rules {
 		hostname: "mail.example.org", origin: "example.org", delimiters: "+",
 		local:   map[string]bool{"mail.example.org": true, "example.org": true},
 		virtual: map[string]bool{"virtual.example": true},
-		alias:   map[string]bool{"alias.example": true},
+		alias:   map[string]bool{"alias.example": true, "old.example": true},
 		relay: map[string]relayDomain{
 			"relay.example": {to: route{"smtp", "[192.0.2.7]:25"}, recipients: fakeTable{"known@relay.example": "", "broken@relay.example": "!"}},
 			"open.example":  {},
@@ -85,6 +86,8 @@ func testRules() *rules {
 			"ext@alias.example": "user@virtual.example", "ext+special@alias.example": "other@virtual.example",
 			"identity@virtual.example": "identity@virtual.example", "identity@alias.example": "identity@alias.example",
 			"broken@alias.example": "!", "root": "admin", "@catch.example": "user@virtual.example",
+			"@old.example": "@virtual.example", "one@old.example": "c@elsewhere.example", "@older.example": "@old.example", "@far.example": "@elsewhere.example",
+			"@here.example": "@there.example", "@there.example": "@here.example",
 		},
 		transports: fakeTable{"special.example": "lmtp:unix:/run/x", ".sub.example": "error:5.7.1 not here", "hop.example": ":[192.0.2.9]", "user@who.example": "virtual:",
 			"gone@open.example": "error:5.7.1 gone", "moved@open.example": "error:", "later@open.example": "error:4.2.1 later", "unsure@open.example": "!"},
@@ -124,6 +127,12 @@ func TestVerify(t *testing.T) {
 		"later@open.example":             "relay ok",
 		"x@a.sub.example":                "default 5.7.1",
 		"unsure@open.example":            "relay 4.3.0",
+		"user+ext@old.example":           "alias ok",
+		"nobody@old.example":             "alias 5.1.1",
+		"nobody@older.example":           "default 5.1.1",
+		"one@old.example":                "alias ok",
+		"nobody@far.example":             "default ok",
+		"x@here.example":                 "default 5.4.6",
 		"postmaster@virtual.example":     "virtual 5.1.1", // there is no entry for it
 	} {
 		a := testRules().verify(mailbox(t, in))
@@ -194,6 +203,9 @@ func TestExpand(t *testing.T) {
 		"bob":                       "bob@example.org",
 		"any@catch.example":         "user@virtual.example",
 		"broken@alias.example":      "4.3.0",
+		"User+x@older.example":      "User+x@virtual.example",
+		"one@old.example":           "c@elsewhere.example",
+		"x@here.example":            "5.4.6",
 	} {
 		a := testRules().expand(mailbox(t, in))
 		var list []string

@@ -12,6 +12,7 @@ import (
 	"posthouse/pkg/dsn"
 	"posthouse/pkg/ipc"
 	"posthouse/pkg/protocol/rewrite"
+	"posthouse/pkg/table"
 )
 
 // TestService asks with real tables and a real configuration, which changes.
@@ -99,17 +100,17 @@ func TestService(t *testing.T) {
 // listTable has everybody in a list of n addresses.
 type listTable struct{ n int }
 
-func (t listTable) LookupAddresses(key string) ([]addr.Mailbox, bool, error) {
+func (t listTable) Targets(key string) ([]table.Target, bool, error) {
 	if !strings.HasPrefix(key, "all") {
 		return nil, false, nil
 	}
-	var list []addr.Mailbox
+	var list []table.Target
 	for i := range t.n {
 		m, err := addr.New(fmt.Sprint("user", i), "example.net")
 		if err != nil {
 			return nil, false, err
 		}
-		list = append(list, m)
+		list = append(list, table.Target{Address: m})
 	}
 	return list, true, nil
 }

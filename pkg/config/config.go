@@ -95,7 +95,8 @@ type Domains struct {
 	// Domains that have nothing but aliases, in the table virtual_aliases.
 	Alias []string `yaml:"alias" kind:"domain"`
 
-	// Domains of others for which mail is taken from anywhere.
+	// Domains of others for which mail is taken from anywhere. A subdomain has an entry of
+	// its own.
 	Relay map[string]RelayDomain `yaml:"relay" kind:"domain"`
 }
 

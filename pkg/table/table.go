@@ -12,7 +12,7 @@ import (
 )
 
 // maxLine bounds an entry with its continuation lines, in octets.
-const maxLine = 1 << 20
+const maxLine = 4 << 20 // as long as 50,000 addresses, which an alias may stand for, are in most cases
 
 // Text is a table of lines "key value". Keys are looked up in lower case. A line
 // that begins with white space continues the one before; # begins a comment line.
@@ -71,7 +71,41 @@ func put[V any](entries map[string]V, key string, value V) error {
 // Aliases is a table of lines "key: address, address...". The colon may be
 // missing.
 type Aliases struct {
-	file *File[map[string][]addr.Mailbox]
+	file *File[map[string][]Target]
+}
+
+// Target is one thing that an alias stands for.
+type Target struct {
+	Address addr.Mailbox
+	Domain  string // where it is set, there is no address: the same user in this domain, "@example.net"
+}
+
+// For returns the address that mail to m is for.
+func (t Target) For(m addr.Mailbox) (addr.Mailbox, error) {
+	if t.Domain == "" {
+		return t.Address, nil
+	}
+	return m.WithDomain(t.Domain)
+}
+
+// String returns t as it is in a table.
+func (t Target) String() string {
+	if t.Domain != "" {
+		return "@" + t.Domain
+	}
+	return t.Address.String()
+}
+
+// ParseTarget reads a target. Programs and files are none, whatever they look like.
+func ParseTarget(s string) (Target, error) {
+	if domain, ok := strings.CutPrefix(s, "@"); ok {
+		return Target{Domain: domain}, addr.CheckDomain(domain)
+	}
+	m, err := addr.Parse(s)
+	if err == nil && strings.ContainsAny(s[:1], "/|:") {
+		err = fmt.Errorf("%q: a file or program is no address", s)
+	}
+	return Target{Address: m}, err
 }
 
 // NewAliases returns the table in the file at path.
@@ -79,9 +113,8 @@ func NewAliases(path string, onError func(error)) *Aliases {
 	return &Aliases{NewFile(path, parseAliases, onError)}
 }
 
-// LookupAddresses returns what key stands for. The error means that it could not
-// look.
-func (a *Aliases) LookupAddresses(key string) (targets []addr.Mailbox, found bool, err error) {
+// Targets returns what key stands for. The error means that it could not look.
+func (a *Aliases) Targets(key string) (targets []Target, found bool, err error) {
 	entries, err := a.file.Get()
 	if err != nil {
 		return nil, false, err
@@ -90,8 +123,8 @@ func (a *Aliases) LookupAddresses(key string) (targets []addr.Mailbox, found boo
 	return targets, found, nil
 }
 
-func parseAliases(path string, b []byte) (map[string][]addr.Mailbox, error) {
-	entries := make(map[string][]addr.Mailbox)
+func parseAliases(path string, b []byte) (map[string][]Target, error) {
+	entries := make(map[string][]Target)
 	err := eachEntry(path, b, func(line int, text string) error {
 		key, value, _ := strings.Cut(text, " ")
 		targets, err := parseTargets(value)
@@ -106,22 +139,18 @@ func parseAliases(path string, b []byte) (map[string][]addr.Mailbox, error) {
 	return entries, nil
 }
 
-// parseTargets reads addresses between commas. Programs and files are not
-// addresses, whatever they look like.
-func parseTargets(s string) ([]addr.Mailbox, error) {
-	var targets []addr.Mailbox
+// parseTargets reads targets between commas.
+func parseTargets(s string) ([]Target, error) {
+	var targets []Target
 	for part := range strings.SplitSeq(s, ",") {
 		if part = strings.TrimSpace(part); part == "" {
 			continue
 		}
-		m, err := addr.Parse(part)
-		if err == nil && strings.ContainsAny(part[:1], "/|:") {
-			err = fmt.Errorf("%q: a file or program is no address", part)
-		}
+		t, err := ParseTarget(part)
 		if err != nil {
 			return nil, err
 		}
-		targets = append(targets, m)
+		targets = append(targets, t)
 	}
 	if len(targets) == 0 {
 		return nil, errors.New("no address")

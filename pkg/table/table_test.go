@@ -283,14 +283,18 @@ func noFiles(t *testing.T) (again func()) {
 func TestAliases(t *testing.T) {
 	aliases := NewAliases(filepath.Join(t.TempDir(), "a"), func(err error) { t.Log(err) })
 	change(t, aliases.file, "info@example.org: a@example.org,\n  b@example.net\nRoot admin\n")
-	got, found, err := aliases.LookupAddresses("INFO@example.org")
+	got, found, err := aliases.Targets("INFO@example.org")
 	if err != nil || !found || len(got) != 2 || got[1].String() != "b@example.net" {
 		t.Errorf("%v, %v, %v", got, found, err)
 	}
-	if got, _, _ := aliases.LookupAddresses("root"); len(got) != 1 || got[0].String() != "admin" {
+	if got, _, _ := aliases.Targets("root"); len(got) != 1 || got[0].String() != "admin" {
 		t.Errorf("%v", got)
 	}
-	for _, text := range []string{"a: |program x", "a: :include:/etc/passwd", "a:", "a: b c", "a: b@\x01", "a: /tmp/mbox"} {
+	if got, err := parseAliases("t", []byte("@old.example: @new.example, x@b.example")); err != nil || len(got["@old.example"]) != 2 ||
+		got["@old.example"][0] != (Target{Domain: "new.example"}) || got["@old.example"][1].String() != "x@b.example" {
+		t.Errorf("%v, %v", got, err)
+	}
+	for _, text := range []string{"a: |program x", "a: :include:/etc/passwd", "a:", "a: b c", "a: b@\x01", "a: /tmp/mbox", "@a: @", "@a: @b c", "@a: @[x"} {
 		if _, err := parseAliases("t", []byte(text)); err == nil {
 			t.Errorf("%q is accepted", text)
 		}

@@ -85,7 +85,7 @@ func check(dir string) []error {
 			}
 		}
 	}
-	_, _, _ = table.NewAliases(filepath.Join(tables, "virtual_aliases"), add).LookupAddresses("")
+	_, _, _ = table.NewAliases(filepath.Join(tables, "virtual_aliases"), add).Targets("")
 	if transports, err := table.NewText(filepath.Join(tables, "transport"), add).Entries(); err == nil { // else it has been said
 		for _, key := range slices.Sorted(maps.Keys(transports)) {
 			if err := checkRoute(cfg, transports[key]); err != nil {
