@@ -49,7 +49,7 @@ func request(t testing.TB, kind bounce.Kind, content string) (*bounce.Request, *
 	}
 	return &bounce.Request{
 		Kind: kind, QueueID: queueid.New(testTime, 1), Offset: 8, Length: int64(len(content)), Expires: testTime.Add(5 * 24 * time.Hour),
-		Envelope: envelope.Envelope{Arrival: testTime.Add(-time.Hour), Sender: mailbox(t, "alice@example.org"), EnvID: "id 7"},
+		Envelope: envelope.Envelope{Arrival: testTime.Add(-time.Hour), Sender: mailbox(t, "alice@example.org"), EnvID: "id  7"},
 		Recipients: []bounce.Recipient{{
 			Recipient: envelope.Recipient{Address: mailbox(t, "nobody@example.net"), Original: mailbox(t, "alias@example.org"),
 				ORCPT: dsn.OriginalRecipient{Type: "rfc822", Address: "alias@example.org"}},

@@ -139,7 +139,7 @@ func (r *report) text(b *bytes.Buffer) {
 func (r *report) status(b *bytes.Buffer) {
 	fmt.Fprintf(b, "Reporting-MTA: dns; %s\r\n", r.hostname)
 	if r.Envelope.EnvID != "" {
-		field(b, "Original-Envelope-Id", r.said(r.Envelope.EnvID))
+		addressField(b, "Original-Envelope-Id", r.said(r.Envelope.EnvID)) // unchanged: RFC 3464, section 2.2.1
 	}
 	fmt.Fprintf(b, "X-Posthouse-Queue-ID: %s\r\n", r.QueueID)
 	if s := r.Envelope.Sender; !s.IsNull() {
@@ -285,7 +285,7 @@ func field(b *bytes.Buffer, name, value string) {
 	b.WriteString(fold(name+": "+value, "    ") + "\r\n")
 }
 
-// addressField writes a field with an address, on one line: folded, one with spaces
+// addressField writes a field with an address, or an envelope ID, on one line: folded, one with spaces
 // in quotes would be another.
 func addressField(b *bytes.Buffer, name, value string) {
 	if line := name + ": " + value; len(line) <= maxLine {
