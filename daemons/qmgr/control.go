@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"os"
@@ -63,6 +64,9 @@ func (m *manager) control(r queuectl.Request) queuectl.Reply {
 		reply.Err = dsn.Errorf("4.3.2", "the queue manager is going down, and has not looked at all messages")
 		return reply
 	}
+	if o.trouble != nil {
+		reply.Err = dsn.Errorf("4.3.0", "not all that was asked for could be done: %s (the log has more)", maillog.Printable(o.trouble.Error()))
+	}
 	for _, id := range r.IDs {
 		if o.left[id] {
 			delete(o.left, id)
@@ -79,6 +83,16 @@ type operation struct {
 	left map[queueid.ID]bool // those that have not been found; nil: it is for all
 	done uint32              // messages
 	cut  bool                // the daemon has to go, and the disk has not been looked through
+
+	trouble error // the first that the disk made
+}
+
+// failed notes that the disk did not let it be carried out as a whole.
+func (o *operation) failed(err error) {
+	o.log.Warn(nil, "%v", err)
+	if o.trouble == nil {
+		o.trouble = err
+	}
 }
 
 // all carries it out with every message for which it makes sense. What has moved
@@ -88,9 +102,12 @@ func (o *operation) all() {
 	if o.op == queuectl.Retry {
 		o.listBuckets() // the command may be what has started this process
 		o.mu.Lock()
-		o.done += o.rush()
+		n, err := o.rush()
 		o.settle()
 		o.mu.Unlock()
+		if o.done += n; err != nil {
+			o.failed(err)
+		}
 		wake(o.kick2) // some may be due by themselves
 		return
 	}
@@ -148,7 +165,7 @@ func (o *operation) pick(p place, d *queue.Directory, ids []queueid.ID) {
 // look comes after a look at p, which has ended with err.
 func (o *operation) look(p place, err error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errStopping) {
-		o.log.Warn(nil, "%v", err)
+		o.failed(err)
 	}
 	if p.queue == queue.Deferred {
 		o.mu.Lock()
@@ -257,7 +274,7 @@ func (o *operation) places() (list []place) {
 		}
 		buckets, _, err := o.spool.deferred()
 		if err != nil {
-			o.log.Error(nil, "%v", err)
+			o.failed(err)
 		}
 		for _, b := range buckets {
 			list = append(list, place{queue.Deferred, b})
@@ -276,7 +293,7 @@ func (o *operation) at(p place, d *queue.Directory, id queueid.ID) {
 	if err := o.move(p, d, id); err != nil {
 		// What is being written has not been accepted yet, and is nobody's to touch.
 		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, queue.ErrIncomplete) {
-			o.log.Warn(nil, "%s: %v", id, err)
+			o.failed(fmt.Errorf("%s: %w", id, err))
 		}
 		return
 	}

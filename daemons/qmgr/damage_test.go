@@ -5,9 +5,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"posthouse/pkg/envelope"
+	"posthouse/pkg/protocol/delivery"
+	"posthouse/pkg/protocol/queuectl"
 	"posthouse/pkg/queue"
 	"posthouse/pkg/queueid"
 )
@@ -55,4 +59,35 @@ func TestDamage(t *testing.T) {
 			t.Errorf("delivered %v, notified %v", w.delivered, w.notified)
 		}
 	})
+}
+
+// TestCommandsMeetTrouble: who gives a command for all messages hears that the disk did
+// not let it be carried out with some.
+func TestCommandsMeetTrouble(t *testing.T) {
+	for op, call := range map[queuectl.Op]string{queuectl.Hold: "rename", queuectl.Delete: "unlink", queuectl.Retry: "rename", queuectl.Requeue: "write"} {
+		in(t, "", func(w *world) {
+			w.answer = func(envelope.Recipient) delivery.Result { return full }
+			for i := range uint32(3) {
+				w.put(queue.Incoming, i, "a@x.example")
+			}
+			w.m.start()
+			w.wait(time.Minute)
+			for _, broken := range []bool{true, false} {
+				w.m.spool.disk = striking(func(c string, _ queueid.ID) error {
+					if broken && c == call {
+						return syscall.EIO
+					}
+					return nil
+				})
+				reply := w.m.control(queuectl.Request{Op: op, All: true})
+				if broken != (reply.Err != nil) || broken == (reply.Done == 3) {
+					t.Errorf("operation %d, broken %v: %+v", op, broken, reply)
+				}
+				if broken && reply.Err != nil && !strings.Contains(reply.Err.Text, "input/output error") {
+					t.Errorf("%v", reply.Err)
+				}
+			}
+			w.m.stop()
+		})
+	}
 }

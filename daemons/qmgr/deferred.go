@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"io/fs"
 	"maps"
 	"slices"
 	"sync"
@@ -173,8 +175,9 @@ func (m *manager) due(bucket string) {
 
 // rush makes everything due that is deferred: by giving each bucket the name of
 // a time that is past, which costs nothing for each message and is still so
-// after a crash. It returns the number of messages. m.mu is held.
-func (m *manager) rush() (count uint32) {
+// after a crash. It returns the number of messages, and what was in the way of others.
+// m.mu is held.
+func (m *manager) rush() (count uint32, failed error) {
 	for _, name := range slices.Sorted(maps.Keys(m.buckets)) {
 		if !m.buckets[name].After(m.now()) {
 			continue
@@ -193,9 +196,9 @@ func (m *manager) rush() (count uint32) {
 				count += n
 			}
 		}
-		if err != nil {
-			m.log.Warn(nil, "%v", err)
+		if failed == nil && !errors.Is(err, fs.ErrNotExist) {
+			failed = err
 		}
 	}
-	return count
+	return count, failed
 }

@@ -15,7 +15,7 @@ import (
 func (o *operation) destined(domain string) {
 	buckets, _, err := o.spool.deferred()
 	if err != nil {
-		o.log.Error(nil, "%v", err)
+		o.failed(err)
 	}
 	sizes := o.index.sizes()
 	for _, name := range buckets {

@@ -343,13 +343,13 @@ func steer(ctx context.Context, list []queuectl.Request) (steered, error) {
 	var sum steered
 	for _, r := range list {
 		reply, err := queuectl.Do(ctx, queuePath, r)
-		if err == nil && reply.Err != nil {
-			err = reply.Err
-		}
 		if err != nil {
 			return sum, err
 		}
 		sum.Done += int(reply.Done)
+		if reply.Err != nil {
+			return sum, reply.Err
+		}
 		for _, id := range reply.Missing {
 			sum.Missing = append(sum.Missing, id.String())
 		}

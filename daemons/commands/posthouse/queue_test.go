@@ -196,6 +196,9 @@ func TestSteer(t *testing.T) {
 		{"retry " + id, nil, cli.OK, "1 messages\n"},
 		{"retry --all", func(r queuectl.Request) queuectl.Reply { return queuectl.Reply{Done: 7} }, cli.OK, "7 messages\n"},
 		{"requeue --all --json", func(r queuectl.Request) queuectl.Reply { return queuectl.Reply{Done: 7} }, cli.OK, `{"done":7,"missing":[]}` + "\n"},
+		{"hold --all", func(queuectl.Request) queuectl.Reply {
+			return queuectl.Reply{Err: dsn.Errorf("4.3.0", "no space"), Done: 7}
+		}, cli.TempFail, "7 messages\n4.3.0 no space\n"},
 		{"delete " + id, gone, cli.DataErr, id + ": not in the queue, or nothing to do\n0 messages\n"},
 		{"delete --json " + id, gone, cli.DataErr, `{"done":0,"missing":["` + id + `"]}` + "\n"},
 		{"delete --sender a@x.example", gone, cli.OK, "0 messages\n"}, // gone meanwhile
