@@ -106,6 +106,8 @@ func (c *Command) run(ctx context.Context, std Streams, prefix string, args []st
 	case c.Run == nil:
 		c.help(std.Err, prefix)
 		return Usage
+	case c.Args == "" && len(rest) > 0:
+		return std.Errorf(Usage, "%s takes no arguments, and %q is one\nTry: %s --help", prefix, rest[0], prefix)
 	}
 	return c.Run(ctx, std, rest)
 }

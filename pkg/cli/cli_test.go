@@ -25,6 +25,8 @@ func example(got *[]string) *Command {
 				return 7
 			},
 		}},
+	}, {
+		Name: "status", Summary: "how it is", Run: func(context.Context, Streams, []string) int { return OK },
 	}}}
 }
 
@@ -41,6 +43,8 @@ func TestMain_(t *testing.T) {
 		{args: "queue hold --quiet", status: Usage, out: "not defined: -quiet"},
 		{args: "queue hld", status: Usage, out: `no command "hld"`},
 		{args: "queue", status: Usage, out: "set aside"},
+		{args: "status", status: OK},
+		{args: "status deferred", status: Usage, out: `tool status takes no arguments, and "deferred" is one`},
 		{args: "queue hold --help", status: OK, out: "--loud"},
 		{args: "help", status: OK, out: "the queue"},
 	} {

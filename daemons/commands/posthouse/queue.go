@@ -118,10 +118,7 @@ func listCommand() *cli.Command {
 			"With --json every line is an object with queue_name, queue_id, arrival_time, message_size, next_attempt, sender and recipients, " +
 			"of which each has address, orig_address, status, and delay_reason or bounce_reason.\n\n" + about,
 		Flags: func(set *flag.FlagSet) { f.flags(set); set.BoolVar(&asJSON, "json", false, "one JSON object a line") },
-		Run: func(ctx context.Context, std cli.Streams, args []string) int {
-			if len(args) > 0 {
-				return std.Errorf(cli.Usage, "posthouse queue list takes no arguments")
-			}
+		Run: func(ctx context.Context, std cli.Streams, _ []string) int {
 			var p mailq.Printer = &mailq.Text{W: std.Out}
 			if asJSON {
 				p = mailq.JSON{W: std.Out}
