@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"syscall"
 )
 
 // Exit statuses, from sysexits(3), which mail programs have always used.
@@ -82,9 +83,30 @@ func (c *Command) sub(name string) *Command {
 }
 
 // Main runs the command that args name and returns the exit status. Options may
-// stand before and behind the arguments; "--" ends them.
+// stand before and behind the arguments; "--" ends them. What could not be written is an
+// error, unless nobody reads it any more.
 func (c *Command) Main(ctx context.Context, std Streams, args []string) int {
-	return c.run(ctx, std, c.Name, args)
+	out := &writer{Writer: std.Out}
+	std.Out = out
+	status := c.run(ctx, std, c.Name, args)
+	if status == OK && out.err != nil && !errors.Is(out.err, syscall.EPIPE) {
+		return std.Errorf(IOErr, "%s: %v", c.Name, out.err)
+	}
+	return status
+}
+
+// writer knows the first error.
+type writer struct {
+	io.Writer
+	err error
+}
+
+func (w *writer) Write(b []byte) (int, error) {
+	n, err := w.Writer.Write(b)
+	if w.err == nil {
+		w.err = err
+	}
+	return n, err
 }
 
 func (c *Command) run(ctx context.Context, std Streams, prefix string, args []string) int {

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"flag"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -26,7 +28,10 @@ func example(got *[]string) *Command {
 			},
 		}},
 	}, {
-		Name: "status", Summary: "how it is", Run: func(context.Context, Streams, []string) int { return OK },
+		Name: "status", Summary: "how it is", Run: func(_ context.Context, std Streams, _ []string) int {
+			fmt.Fprintln(std.Out, "well")
+			return OK
+		},
 	}}}
 }
 
@@ -43,7 +48,7 @@ func TestMain_(t *testing.T) {
 		{args: "queue hold --quiet", status: Usage, out: "not defined: -quiet"},
 		{args: "queue hld", status: Usage, out: `no command "hld"`},
 		{args: "queue", status: Usage, out: "set aside"},
-		{args: "status", status: OK},
+		{args: "status", status: OK, out: "well"},
 		{args: "status deferred", status: Usage, out: `tool status takes no arguments, and "deferred" is one`},
 		{args: "queue hold --help", status: OK, out: "--loud"},
 		{args: "help", status: OK, out: "the queue"},
@@ -53,6 +58,23 @@ func TestMain_(t *testing.T) {
 		status := example(&got).Main(t.Context(), Streams{nil, &out, &out}, strings.Fields(tt.args))
 		if status != tt.status || strings.Join(got, " ") != tt.got || !strings.Contains(out.String(), tt.out) {
 			t.Errorf("%s: status %d, args %q, output %q", tt.args, status, got, out.String())
+		}
+	}
+}
+
+type broken struct{ error }
+
+func (b broken) Write([]byte) (int, error) { return 0, b.error }
+
+// TestOutput: who redirects the output to a full disk learns of it.
+func TestOutput(t *testing.T) {
+	for err, want := range map[error]int{syscall.ENOSPC: IOErr, syscall.EPIPE: OK} {
+		for _, arg := range []string{"status", "--help"} {
+			var errs bytes.Buffer
+			status := example(new([]string)).Main(t.Context(), Streams{nil, broken{err}, &errs}, []string{arg})
+			if status != want || (errs.Len() > 0) != (want == IOErr) {
+				t.Errorf("%s, %v: status %d, %q", arg, err, status, errs.String())
+			}
 		}
 	}
 }

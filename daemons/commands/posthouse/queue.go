@@ -136,20 +136,33 @@ func list(ctx context.Context, std cli.Streams, f *filter, p mailq.Printer) int 
 		if page = f.choose(page); len(page) == 0 {
 			return nil
 		}
-		return p.Page(page)
+		return output(p.Page(page))
 	})
 	if err == nil {
-		err = p.End()
+		err = output(p.End())
 	}
 	return report(std, "posthouse-showq.socket", err)
+}
+
+// outputError is an error of the output, not of a server.
+type outputError struct{ error }
+
+func output(err error) error {
+	if err != nil {
+		return outputError{err}
+	}
+	return nil
 }
 
 // report prints an error and returns the exit status for it.
 func report(std cli.Streams, unit string, err error) int {
 	var off *ipc.UnavailableError
+	var out outputError
 	switch {
-	case err == nil || errors.Is(err, syscall.EPIPE):
+	case err == nil || errors.As(err, &out) && errors.Is(out.error, syscall.EPIPE): // whoever reads has enough
 		return cli.OK
+	case errors.As(err, &out):
+		return std.Errorf(cli.IOErr, "%v", err)
 	case errors.As(err, &off):
 		return std.Errorf(cli.Unavailable, "The mail system is off: %v\nTry: systemctl enable --now %s", err, unit)
 	case errors.Is(err, fs.ErrPermission):
@@ -181,9 +194,9 @@ func showCommand() *cli.Command {
 				case len(page) == 0:
 					return nil
 				case asJSON:
-					return mailq.JSON{W: std.Out}.Page(page)
+					return output(mailq.JSON{W: std.Out}.Page(page))
 				}
-				return show(std.Out, page)
+				return output(show(std.Out, page))
 			})
 			if status := report(std, "posthouse-showq.socket", err); status != cli.OK {
 				return status

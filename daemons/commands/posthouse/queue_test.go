@@ -2,12 +2,15 @@ package main
 
 import (
 	"bytes"
+	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -178,6 +181,24 @@ func TestFilters(t *testing.T) {
 		}
 		if status != cli.OK || got != want || len(asked) > 0 && asked[0].Op != queuectl.Hold {
 			t.Errorf("hold %s: status %d, %q, want %q %s", args, status, got, want, errs)
+		}
+	}
+}
+
+// TestReport: who has read enough is no error; a server that is gone is one.
+func TestReport(t *testing.T) {
+	for _, tt := range []struct {
+		err  error
+		want int
+	}{
+		{nil, cli.OK},
+		{output(nil), cli.OK},
+		{output(&os.PathError{Op: "write", Err: syscall.EPIPE}), cli.OK},
+		{output(&os.PathError{Op: "write", Err: syscall.ENOSPC}), cli.IOErr},
+		{fmt.Errorf("showq: %w", &net.OpError{Op: "write", Err: syscall.EPIPE}), cli.TempFail},
+	} {
+		if got := report(cli.Streams{Err: io.Discard}, "x.socket", tt.err); got != tt.want {
+			t.Errorf("%v: status %d, want %d", tt.err, got, tt.want)
 		}
 	}
 }
