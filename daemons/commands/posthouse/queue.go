@@ -17,6 +17,7 @@ import (
 	"posthouse/pkg/addr"
 	"posthouse/pkg/cli"
 	"posthouse/pkg/ipc"
+	"posthouse/pkg/maillog"
 	"posthouse/pkg/mailq"
 	"posthouse/pkg/protocol/queuectl"
 	"posthouse/pkg/protocol/showq"
@@ -132,13 +133,17 @@ func listCommand() *cli.Command {
 func list(ctx context.Context, std cli.Streams, f *filter, p mailq.Printer) int {
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
+	found := false
 	err := showq.List(ctx, showqPath, func(page []showq.Entry) error {
 		if page = f.choose(page); len(page) == 0 {
 			return nil
 		}
+		found = true
 		return output(p.Page(page))
 	})
-	if err == nil {
+	if _, people := p.(*mailq.Text); err == nil && people && f.any() && !found {
+		fmt.Fprintln(std.Err, "no such message is in the queue") // it need not be empty
+	} else if err == nil {
 		err = output(p.End())
 	}
 	return report(std, "posthouse-showq.socket", err)
@@ -230,18 +235,18 @@ func show(w io.Writer, list []showq.Entry) error {
 
 func describe(b *strings.Builder, e *showq.Entry) {
 	fmt.Fprintf(b, "ID:        %s\nQueue:     %s\nSize:      %d octets\nArrival:   %s\nSender:    %s\n",
-		e.ID, e.Queue, e.Size, e.Arrival.Format(time.RFC1123Z), e.Sender.Path())
+		e.ID, e.Queue, e.Size, e.Arrival.Format(time.RFC1123Z), maillog.Printable(e.Sender.Path()))
 	if !e.Next.IsZero() {
 		fmt.Fprintf(b, "Next try:  %s\n", e.Next.Format(time.RFC1123Z))
 	}
 	for i := range e.Recipients {
 		r := &e.Recipients[i]
-		fmt.Fprintf(b, "Recipient: %s\n", r.Address.Path())
+		fmt.Fprintf(b, "Recipient: %s\n", maillog.Printable(r.Address.Path()))
 		if !r.Original.IsNull() && r.Original != r.Address {
-			fmt.Fprintf(b, "  given as %s\n", r.Original.Path())
+			fmt.Fprintf(b, "  given as %s\n", maillog.Printable(r.Original.Path()))
 		}
 		if r.Reason != "" {
-			fmt.Fprintf(b, "  %s (%s)\n", r.Reason, r.Status)
+			fmt.Fprintf(b, "  %s (%s)\n", maillog.Printable(r.Reason), r.Status)
 		}
 	}
 	b.WriteByte('\n')

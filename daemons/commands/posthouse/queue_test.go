@@ -185,6 +185,35 @@ func TestFilters(t *testing.T) {
 	}
 }
 
+// TestNone: a queue in which nothing fits is not said to be empty.
+func TestNone(t *testing.T) {
+	s := &servers{entries: []showq.Entry{entry(t, 0, showq.Deferred, "alice@example.org", "x@a.example", "")}}
+	s.start(t)
+	if status, out, errs := run(t, "list", "--sender", "bob"); status != cli.OK || out != "" || errs != "no such message is in the queue\n" {
+		t.Errorf("status %d, %q, %q", status, out, errs)
+	}
+	if status, out, errs := run(t, "list", "--sender", "bob", "--json"); status != cli.OK || out != "" || errs != "" {
+		t.Errorf("status %d, %q, %q", status, out, errs)
+	}
+	s.entries = []showq.Entry{{Queue: showq.Incoming, ID: queueid.New(time.Unix(1790000000, 0), 1), Arrival: time.Unix(1790000000, 0)}}
+	if status, out, _ := run(t, "list", "--queue", "incoming"); status != cli.OK || !strings.Contains(out, " in 1 Request.") {
+		t.Errorf("status %d, %q", status, out)
+	}
+}
+
+// TestShow: what strangers have said does not turn the text around on the screen.
+func TestShow(t *testing.T) {
+	e := entry(t, 0, showq.Deferred, "a\u202eb@example.org", "x\u202ey@a.example", "go \u2066away")
+	e.Recipients[0].Original = mailbox(t, "z\u202ey@a.example")
+	(&servers{entries: []showq.Entry{e}}).start(t)
+	status, out, _ := run(t, "show", e.ID.String())
+	for _, want := range []string{"<a?b@example.org>", "<x?y@a.example>", "<z?y@a.example>", "go ?away"} {
+		if status != cli.OK || !strings.Contains(out, want) {
+			t.Errorf("status %d, no %q in %q", status, want, out)
+		}
+	}
+}
+
 // TestReport: who has read enough is no error; a server that is gone is one.
 func TestReport(t *testing.T) {
 	for _, tt := range []struct {
