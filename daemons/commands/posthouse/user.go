@@ -1,13 +1,11 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"io/fs"
 	"path/filepath"
 	"strings"
@@ -37,12 +35,12 @@ func userCommand(dir *string) *cli.Command {
 		addUserCommand(dir, file), listUsersCommand(file),
 		{
 			Name: "delete", Args: "ADDRESS", Summary: "remove a virtual user; the mailbox stays",
-			Run: oneUser(func(std cli.Streams, m addr.Mailbox) error { return file().Delete(m) }),
+			Run: oneUser(func(_ context.Context, _ cli.Streams, m addr.Mailbox) error { return file().Delete(m) }),
 		},
 		{
 			Name: "passwd", Args: "ADDRESS", Summary: "give a virtual user another password, read from standard input",
-			Run: oneUser(func(std cli.Streams, m addr.Mailbox) error {
-				hash, err := readPassword(std)
+			Run: oneUser(func(ctx context.Context, std cli.Streams, m addr.Mailbox) error {
+				hash, err := readPassword(ctx, std)
 				if err != nil {
 					return err
 				}
@@ -53,8 +51,8 @@ func userCommand(dir *string) *cli.Command {
 }
 
 // oneUser makes a Run of what is done to one address.
-func oneUser(do func(cli.Streams, addr.Mailbox) error) func(context.Context, cli.Streams, []string) int {
-	return func(_ context.Context, std cli.Streams, args []string) int {
+func oneUser(do func(context.Context, cli.Streams, addr.Mailbox) error) func(context.Context, cli.Streams, []string) int {
+	return func(ctx context.Context, std cli.Streams, args []string) int {
 		if len(args) != 1 {
 			return std.Errorf(cli.Usage, "give one address")
 		}
@@ -62,17 +60,27 @@ func oneUser(do func(cli.Streams, addr.Mailbox) error) func(context.Context, cli
 		if err != nil {
 			return std.Errorf(cli.Usage, "%v", err)
 		}
-		switch err := do(std, m); {
-		case err == nil:
-			return cli.OK
-		case errors.Is(err, fs.ErrPermission):
-			return std.Errorf(cli.NoPerm, "%v", err)
-		case errors.Is(err, users.ErrNone), errors.Is(err, users.ErrExists):
-			return std.Errorf(cli.NoUser, "%v", err)
-		default:
-			return std.Errorf(cli.DataErr, "%v", err)
+		if m.Domain() == "" {
+			return std.Errorf(cli.Usage, "%s has no domain", m)
 		}
+		if err := do(ctx, std, m); err != nil {
+			return std.Errorf(userStatus(err), "%v", err)
+		}
+		return cli.OK
 	}
+}
+
+// userStatus is the exit status for an error.
+func userStatus(err error) int {
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return cli.NoPerm
+	case errors.Is(err, users.ErrNone), errors.Is(err, users.ErrExists):
+		return cli.NoUser
+	case errors.Is(err, context.Canceled):
+		return cli.TempFail
+	}
+	return cli.DataErr
 }
 
 // reachable reports whether mail to m would come to m. For the agent virtual what
@@ -85,23 +93,6 @@ func reachable(m addr.Mailbox, cfg *config.Config) error {
 	return nil
 }
 
-// maxPassword bounds a password, in octets.
-const maxPassword = 1000
-
-// readPassword reads a line and returns its hash.
-func readPassword(std cli.Streams) (string, error) {
-	fmt.Fprint(std.Err, "Password: ")
-	line, err := bufio.NewReader(io.LimitReader(std.In, maxPassword+2)).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return "", fmt.Errorf("read the password: %w", err)
-	}
-	line = strings.TrimRight(line, "\r\n")
-	if line == "" || len(line) > maxPassword {
-		return "", fmt.Errorf("the password is empty, or longer than %d octets", maxPassword)
-	}
-	return users.Hash(line)
-}
-
 func addUserCommand(dir *string, file func() *users.File) *cli.Command {
 	var noPassword bool
 	return &cli.Command{
@@ -109,7 +100,7 @@ func addUserCommand(dir *string, file func() *users.File) *cli.Command {
 		Flags: func(set *flag.FlagSet) {
 			set.BoolVar(&noPassword, "no-password", false, "add a user who cannot log in, but gets mail")
 		},
-		Run: oneUser(func(std cli.Streams, m addr.Mailbox) error {
+		Run: oneUser(func(ctx context.Context, std cli.Streams, m addr.Mailbox) error {
 			cfg, err := config.Load(*dir)
 			if err != nil {
 				return err
@@ -130,7 +121,7 @@ func addUserCommand(dir *string, file func() *users.File) *cli.Command {
 			m = m.Fold()
 			u.Home = filepath.Join(cfg.Virtual.Base, m.Domain(), m.Local())
 			if !noPassword {
-				if u.Password, err = readPassword(std); err != nil {
+				if u.Password, err = readPassword(ctx, std); err != nil {
 					return err
 				}
 			}
@@ -147,7 +138,7 @@ func listUsersCommand(file func() *users.File) *cli.Command {
 		Run: func(_ context.Context, std cli.Streams, _ []string) int {
 			list, err := file().List()
 			if err != nil {
-				return std.Errorf(cli.DataErr, "%v", err)
+				return std.Errorf(userStatus(err), "%v", err)
 			}
 			for _, u := range list {
 				var err error
