@@ -56,10 +56,16 @@ func Verify(hash, password string) bool {
 }
 
 // File edits the file.
-type File struct{ path string }
+type File struct {
+	path    string
+	readers int
+}
 
 // NewFile returns the file at path, for editing.
-func NewFile(path string) *File { return &File{path} }
+func NewFile(path string) *File { return &File{path, -1} }
+
+// ReadBy says which group may read the file, if it has to be made.
+func (f *File) ReadBy(gid int) { f.readers = gid }
 
 // List returns all users, sorted by address.
 func (f *File) List() ([]User, error) {
@@ -117,6 +123,10 @@ func (f *File) SetPassword(m addr.Mailbox, hash string) error {
 // edit replaces the line of one user by what change makes of it. Other lines,
 // comments among them, stay as they are. The file is replaced whole or not at all.
 func (f *File) edit(m addr.Mailbox, change func(old *User) (*User, error)) error {
+	f, err := f.behindLinks()
+	if err != nil {
+		return err
+	}
 	unlock, err := f.lock()
 	if err != nil {
 		return err
@@ -153,6 +163,21 @@ func (f *File) edit(m addr.Mailbox, change func(old *User) (*User, error)) error
 	return f.replace(out.String())
 }
 
+// behindLinks returns the file itself: a link stays one.
+func (f *File) behindLinks() (*File, error) {
+	path, err := filepath.EvalSymlinks(f.path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if _, err := os.Lstat(f.path); err == nil {
+			return nil, fmt.Errorf("users: %s is a link to nothing", f.path)
+		}
+		return f, nil
+	case err != nil:
+		return nil, fmt.Errorf("users: %w", err)
+	}
+	return &File{path, f.readers}, nil
+}
+
 // lock keeps two edits from running at once; the kernel ends it with the process.
 func (f *File) lock() (unlock func(), err error) {
 	dir, err := os.Open(filepath.Dir(f.path))
@@ -165,12 +190,21 @@ func (f *File) lock() (unlock func(), err error) {
 	return func() { _ = dir.Close() }, nil
 }
 
+// owner is that of the new file: of the old one, or so that the daemon may read it.
+func (f *File) owner(old *unix.Stat_t) (uid, gid int) {
+	if old != nil {
+		return int(old.Uid), int(old.Gid)
+	}
+	return -1, f.readers
+}
+
 func (f *File) replace(text string) (err error) {
 	var mode os.FileMode = 0o640
-	var st unix.Stat_t
-	exists := unix.Stat(f.path, &st) == nil
-	if exists {
-		mode = os.FileMode(st.Mode & 0o777)
+	old := new(unix.Stat_t)
+	if err := unix.Stat(f.path, old); err != nil {
+		old = nil
+	} else {
+		mode = os.FileMode(old.Mode & 0o777)
 	}
 	dir := filepath.Dir(f.path)
 	tmp, err := os.CreateTemp(dir, ".users-")
@@ -183,10 +217,8 @@ func (f *File) replace(text string) (err error) {
 			_ = os.Remove(tmp.Name()) // the error above is the one that tells
 		}
 	}()
-	if exists {
-		if err := tmp.Chown(int(st.Uid), int(st.Gid)); err != nil {
-			return fmt.Errorf("users: %w", err)
-		}
+	if err := tmp.Chown(f.owner(old)); err != nil {
+		return fmt.Errorf("users: %w", err)
 	}
 	if err := tmp.Chmod(mode); err != nil {
 		return fmt.Errorf("users: %w", err)
@@ -196,8 +228,8 @@ func (f *File) replace(text string) (err error) {
 	}
 	// Dovecot reads the file again when its size or the second of its time has
 	// changed: of two passwords set within a second the first would stay good.
-	if now := time.Now(); exists && now.Unix() <= st.Mtim.Sec {
-		if err := os.Chtimes(tmp.Name(), now, time.Unix(st.Mtim.Sec+1, 0)); err != nil {
+	if now := time.Now(); old != nil && now.Unix() <= old.Mtim.Sec {
+		if err := os.Chtimes(tmp.Name(), now, time.Unix(old.Mtim.Sec+1, 0)); err != nil {
 			return fmt.Errorf("users: %w", err)
 		}
 	}

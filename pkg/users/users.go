@@ -23,13 +23,15 @@ type User struct {
 	Address  addr.Mailbox
 	Password string // a hash behind its {SCHEME}
 	UID, GID string
+	Gecos    string
 	Home     string
+	Shell    string
 	Extra    string
 }
 
 // String returns the line.
 func (u User) String() string {
-	return strings.Join([]string{u.Address.String(), u.Password, u.UID, u.GID, "", u.Home, "", u.Extra}, ":")
+	return strings.Join([]string{u.Address.String(), u.Password, u.UID, u.GID, u.Gecos, u.Home, u.Shell, u.Extra}, ":")
 }
 
 // checkAddress says whether a user may have this address: its parts become names
@@ -58,7 +60,7 @@ func parseLine(line string) (User, error) {
 	if err := checkAddress(m); err != nil {
 		return User{}, err
 	}
-	return User{Address: m.Fold(), Password: f[1], UID: f[2], GID: f[3], Home: f[5], Extra: f[7]}, nil
+	return User{Address: m.Fold(), Password: f[1], UID: f[2], GID: f[3], Gecos: f[4], Home: f[5], Shell: f[6], Extra: f[7]}, nil
 }
 
 // parse reads the file into a map by address, in lower case.

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"posthouse/pkg/addr"
 )
 
@@ -88,6 +90,50 @@ func TestEveryChangeHasItsSecond(t *testing.T) {
 		} else {
 			last = now
 		}
+	}
+}
+
+// TestKept: a new password changes nothing else: neither what the administrator has
+// written into the line, nor a link.
+func TestKept(t *testing.T) {
+	dir := t.TempDir()
+	file, link := filepath.Join(dir, "real"), filepath.Join(dir, "users")
+	if err := os.Symlink("real", link); err != nil {
+		t.Fatal(err)
+	}
+	zoe := mailbox(t, "zoe@example.org")
+	if err := NewFile(link).Add(User{Address: zoe}); err == nil {
+		t.Error("a link to nothing was replaced")
+	}
+	if err := os.WriteFile(file, []byte("zoe@example.org:x:1:2:Zoe Z.:/home:/bin/false:a=b c=d\n"), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if err := NewFile(link).SetPassword(zoe, "y"); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(file)
+	if want := "zoe@example.org:y:1:2:Zoe Z.:/home:/bin/false:a=b c=d\n"; err != nil || string(b) != want {
+		t.Errorf("file is %q, %v", b, err)
+	}
+	if target, err := os.Readlink(link); err != nil || target != "real" {
+		t.Errorf("link to %q, %v", target, err)
+	}
+}
+
+// TestNewFile: the daemon can read a table that was not there.
+func TestNewFile(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	path := filepath.Join(t.TempDir(), "users")
+	f := NewFile(path)
+	f.ReadBy(12345)
+	if err := f.Add(User{Address: mailbox(t, "zoe@example.org")}); err != nil {
+		t.Fatal(err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil || st.Gid != 12345 || st.Uid != 0 || st.Mode&0o777 != 0o640 {
+		t.Errorf("owner %d:%d, mode %o, %v", st.Uid, st.Gid, st.Mode, err)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	osuser "os/user"
@@ -21,6 +22,9 @@ import (
 // mailOwner is the one owner of all virtual mailboxes.
 const mailOwner = "_ph-virtual"
 
+// tableGroup may read the table of users: rewrite is in it.
+const tableGroup = "_ph-users"
+
 // noPasswordHash is the hash of no password. The scheme has to be there: without
 // one Dovecot takes it for a hash up to 2.3, and for the password from 2.4 on.
 const noPasswordHash = "{CRYPT}!"
@@ -30,7 +34,15 @@ const noPasswordHash = "{CRYPT}!"
 const mailLocation = "userdb_mail=maildir:~/Maildir userdb_mail_driver=maildir userdb_mail_path=~/Maildir userdb_mail_inbox_path=~/Maildir"
 
 func userCommand(dir *string) *cli.Command {
-	file := func() *users.File { return users.NewFile(filepath.Join(config.TablesDir(*dir), "users")) }
+	file := func() *users.File {
+		f := users.NewFile(filepath.Join(config.TablesDir(*dir), "users"))
+		if g, err := osuser.LookupGroup(tableGroup); err == nil {
+			if gid, err := strconv.Atoi(g.Gid); err == nil {
+				f.ReadBy(gid)
+			}
+		}
+		return f
+	}
 	return &cli.Command{Name: "user", Summary: "virtual users", Subs: []*cli.Command{
 		addUserCommand(dir, file), listUsersCommand(file),
 		{
