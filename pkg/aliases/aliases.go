@@ -9,6 +9,7 @@ package aliases
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"unicode/utf8"
@@ -88,6 +89,13 @@ func (t *Table) Lookup(name string) (targets []Target, found bool, err error) {
 }
 
 func parseTable(path string, b []byte) (map[string][]Target, error) {
+	// A file that is missing is an empty one. But where there is not even the directory,
+	// this daemon most likely does not see it, and what the file has is not known.
+	if len(b) == 0 {
+		if _, err := os.Stat(filepath.Dir(path)); err != nil {
+			return nil, fmt.Errorf("aliases in %s: %w (daemons see little of the system)", path, err)
+		}
+	}
 	entries := make(map[string][]Target)
 	err := eachLine(path, b, true, func(text string) error {
 		name, rest, err := splitName(text)

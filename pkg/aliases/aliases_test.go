@@ -132,6 +132,10 @@ user+ext: "|cat >/tmp/x: y"
 	if _, found, err := New(filepath.Join(t.TempDir(), "none"), nil).Lookup("a"); err != nil || found {
 		t.Errorf("a table that is not there: %v, %v", found, err)
 	}
+	said = nil
+	if _, found, err := New(filepath.Join(t.TempDir(), "none", "aliases"), func(err error) { said = err }).Lookup("a"); err == nil || found || said == nil {
+		t.Errorf("a table where nothing is seen: %v, %v", found, err)
+	}
 }
 
 // FuzzTable: what is accepted reads the same when it is written again; what is
