@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,7 +22,7 @@ func checkCommand(dir *string) *cli.Command {
 	var asJSON bool
 	return &cli.Command{
 		Name: "check", Summary: "verify configuration and tables",
-		Description: "Every fault is shown with its file and line, and so are files that root can read and daemons cannot. The daemons refuse what this refuses, and stay with what was in force before.",
+		Description: "Every fault is shown with its file and its line, setting or key, and so are files that root can read and daemons cannot. The daemons refuse what this refuses, and stay with what was in force before.",
 		Flags: func(set *flag.FlagSet) {
 			set.BoolVar(&asJSON, "json", false, "one JSON object: errors is a list of texts")
 		},
@@ -67,6 +66,7 @@ func check(dir string) []error {
 		}
 	}
 	readable(dir, cfg, add)
+	checkAliases(dir, cfg, add)
 	checkRoutes(cfg, add)
 	tables := config.TablesDir(dir)
 	// A lookup of anything makes a table read its file; it reports the rest.
@@ -86,13 +86,7 @@ func check(dir string) []error {
 		}
 	}
 	_, _, _ = table.NewAliases(filepath.Join(tables, "virtual_aliases"), add).Targets("")
-	if transports, err := table.NewText(filepath.Join(tables, "transport"), add).Entries(); err == nil { // else it has been said
-		for _, key := range slices.Sorted(maps.Keys(transports)) {
-			if err := checkRoute(cfg, transports[key]); err != nil {
-				add(fmt.Errorf("%s: %s: %w", filepath.Join(tables, "transport"), key, err))
-			}
-		}
-	}
+	checkTransports(filepath.Join(tables, "transport"), cfg, add)
 	for _, path := range cfg.Local.Aliases {
 		_, _, _ = aliases.New(path, add).Lookup("")
 	}
@@ -102,7 +96,8 @@ func check(dir string) []error {
 		}
 		path := filepath.Join(tables, d.Recipients)
 		if _, err := os.Stat(path); err != nil {
-			add(fmt.Errorf("domains.relay.%s.recipients: %w", domain, err))
+			setting := "domains.relay." + domain + ".recipients"
+			add(fmt.Errorf("%s: %s: %w", cfg.SourceOf(setting), setting, err))
 			continue
 		}
 		_, _, _ = table.NewText(path, add).Lookup("")

@@ -22,6 +22,7 @@ func TestCheckTransports(t *testing.T) {
 		"a.example :[192.0.2.1]":    "",
 		"a.example smtp:pipe-other": "",
 		"a.example pipe-other:x":    `transport: a.example: transport pipe-other: there is no entry "other" in pipes`,
+		"a.example: smtp:x":         "transport: a.example:: no colon stands behind the key",
 		"a.example stmp:x":          "transport: a.example: transport stmp is none of smtp, ",
 		"a.example smtp:x:99999":    `transport: a.example: "99999" is not a port`,
 		"a.example pipe:list":       "transport: a.example: a command is the transport pipe-NAME:",

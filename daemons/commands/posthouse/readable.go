@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"posthouse/pkg/config"
 )
@@ -65,10 +67,60 @@ func readable(dir string, cfg *config.Config, add func(error)) {
 	}
 	local := newReader("_ph-local", "_ph-local")
 	for _, path := range cfg.Local.Aliases {
-		if rel, err := filepath.Rel(dir, path); err == nil && filepath.IsLocal(rel) {
+		if within(dir, path) {
 			look(local, path)
 		}
 	}
+}
+
+// checkAliases reports files of aliases that local does not see, or cannot read: of the
+// system it sees /etc, and what its unit says besides.
+func checkAliases(dir string, cfg *config.Config, add func(error)) {
+	const unit = "posthouse-local.service"
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	out, err := systemctl(ctx, "show", "--property=LoadState,BindPaths,BindReadOnlyPaths", "--", unit)
+	if err != nil || !strings.Contains(out, "LoadState=loaded") {
+		return // there is no such system
+	}
+	local, source := newReader("_ph-local", "_ph-local"), cfg.SourceOf("local.aliases")
+	for _, path := range cfg.Local.Aliases {
+		target, err := filepath.EvalSymlinks(path)
+		switch {
+		case within(dir, path): // see readable
+		case errors.Is(err, fs.ErrNotExist) && source == "default":
+		case err != nil:
+			add(fmt.Errorf("%s: local.aliases: %w", source, err))
+		case !bound(out, path) || !bound(out, target):
+			if bound(out, path) {
+				path = target // a link out
+			}
+			add(fmt.Errorf("%s: local.aliases: %s does not see %s: it needs a drop-in with BindReadOnlyPaths=%s", source, unit, path, filepath.Dir(path)))
+		case within("/etc", path) && within("/etc", target):
+			if err := local.follow("/etc", path); err != nil {
+				add(err)
+			}
+		}
+	}
+}
+
+// bound reports whether path is in one of the binds, SOURCE:TARGET:OPTIONS, that systemctl
+// shows.
+func bound(properties, path string) bool {
+	for line := range strings.Lines(properties) {
+		_, binds, _ := strings.Cut(line, "=")
+		for bind := range strings.FieldsSeq(binds) {
+			if f := strings.Split(bind, ":"); len(f) > 1 && within(f[1], path) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func within(dir, path string) bool {
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && filepath.IsLocal(rel)
 }
 
 // maxLinks is how many links the kernel follows.
@@ -161,10 +213,10 @@ func checkStore(cfg *config.Config, r reader, add func(error)) {
 	}
 	info, err := os.Stat(cfg.Virtual.Base)
 	if err != nil {
-		add(fmt.Errorf("virtual.base: %w", err))
+		add(fmt.Errorf("%s: virtual.base: %w", cfg.SourceOf("virtual.base"), err))
 		return
 	}
 	if whose, ok := r.has(cfg.Virtual.Base, info, 7); !ok {
-		add(fmt.Errorf("virtual.base: %s: %s: the mail of virtual users waits; chown _ph-virtual: gives it to their agent", cfg.Virtual.Base, whose))
+		add(fmt.Errorf("%s: virtual.base: %s: %s: the mail of virtual users waits; chown _ph-virtual: gives it to their agent", cfg.SourceOf("virtual.base"), cfg.Virtual.Base, whose))
 	}
 }

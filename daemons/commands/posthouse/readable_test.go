@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -74,6 +75,50 @@ func TestReadable(t *testing.T) {
 				readable(other, cfg, func(err error) { t.Errorf("by a link: %v", err) })
 			}
 		})
+	}
+}
+
+// TestCheckAliases: aliases that local does not see are named.
+func TestCheckAliases(t *testing.T) {
+	dir, srv := t.TempDir(), t.TempDir()
+	defer func(old func(context.Context, ...string) (string, error)) { systemctl = old }(systemctl)
+	state := "loaded"
+	systemctl = func(context.Context, ...string) (string, error) {
+		return "BindPaths=\nBindReadOnlyPaths=/etc:/etc:rbind -" + srv + "/lists:" + srv + "/lists:rbind\nLoadState=" + state + "\n", nil
+	}
+	err := errors.Join(os.MkdirAll(srv+"/lists/a", 0o755), os.WriteFile(srv+"/lists/a/b", nil, 0o644), os.WriteFile(srv+"/listserver", nil, 0o644),
+		os.Symlink("lists/a/b", srv+"/good"), os.Symlink("../listserver", srv+"/lists/bad"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	needs := func(name string) string {
+		return "local.aliases: posthouse-local.service does not see " + srv + name + ": it needs a drop-in with BindReadOnlyPaths=" + srv
+	}
+	for path, want := range map[string]string{
+		dir + "/aliases":    "",
+		"/etc/hosts":        "",
+		"/etc/none":         "local.aliases: lstat /etc/none: ",
+		srv + "/lists/a/b":  "",
+		srv + "/good":       needs("/good"),
+		srv + "/listserver": needs("/listserver"),
+		srv + "/lists/bad":  needs("/listserver"),
+		"/etc/shadow":       "/etc/shadow: daemons cannot read it: mode 0",
+	} {
+		if err := os.WriteFile(dir+"/posthouse.yaml", []byte("local: {aliases: ["+path+"]}\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		cfg, err := config.Load(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		checkAliases(dir, cfg, func(err error) { got += err.Error() })
+		if want == "" && got != "" || !strings.HasPrefix(strings.TrimPrefix(got, dir+"/posthouse.yaml:1: "), want) {
+			t.Errorf("%s: %q, want %q", path, got, want)
+		}
+		state = "not-found"
+		checkAliases(dir, cfg, func(err error) { t.Errorf("without the unit: %v", err) })
+		state = "loaded"
 	}
 }
 

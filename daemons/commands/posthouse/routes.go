@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"strings"
 
 	"posthouse/pkg/config"
+	"posthouse/pkg/table"
 )
 
 // ownTransports are those that need no unit of their own, or have it from us. Commands are
@@ -34,8 +36,26 @@ func checkRoutes(cfg *config.Config, add func(error)) {
 	}
 }
 
-// checkRoute reports that the transport of a route does not exist, or that its next hop has
-// a port that is none. Either may be missing.
+// checkTransports reports entries of the transport table that lead nowhere, or that nothing
+// is looked up by.
+func checkTransports(path string, cfg *config.Config, add func(error)) {
+	transports, err := table.NewText(path, add).Entries()
+	if err != nil {
+		return // it has been said
+	}
+	for _, key := range slices.Sorted(maps.Keys(transports)) {
+		err := checkRoute(cfg, transports[key])
+		if strings.HasSuffix(key, ":") {
+			err = errors.New("no colon stands behind the key in this table")
+		}
+		if err != nil {
+			add(fmt.Errorf("%s: %s: %w", path, key, err))
+		}
+	}
+}
+
+// checkRoute reports that the transport of a route does not exist, or that its next hop is
+// no host or has a port that is none. Either may be missing.
 func checkRoute(cfg *config.Config, route string) error {
 	transport, nexthop, _ := strings.Cut(route, ":")
 	if err := cfg.CheckTransport(transport); err != nil {
@@ -44,10 +64,19 @@ func checkRoute(cfg *config.Config, route string) error {
 	if _, pipe := config.PipeOf(transport); transport != "" && !pipe && !slices.Contains(ownTransports, transport) && !hasUnit(transport) {
 		return fmt.Errorf("transport %s is none of %s, and there is no posthouse-%s.socket", transport, strings.Join(ownTransports, ", "), transport)
 	}
-	if unix := strings.HasPrefix(nexthop, "unix:"); unix || !slices.Contains([]string{"smtp", "relay", "lmtp"}, transport) {
+	if !slices.Contains([]string{"smtp", "relay", "lmtp"}, transport) {
 		return nil
 	}
-	_, _, _, err := config.SplitNexthop(strings.TrimPrefix(nexthop, "inet:"))
+	if path, unix := strings.CutPrefix(nexthop, "unix:"); unix {
+		if !filepath.IsAbs(path) {
+			return fmt.Errorf("%q is not the path of a socket", path)
+		}
+		return nil
+	}
+	host, _, _, err := config.SplitNexthop(strings.TrimPrefix(nexthop, "inet:"))
+	if err == nil && strings.ContainsAny(host, "/@ ") { // smtp://host
+		err = fmt.Errorf("%q is not a host", host)
+	}
 	return err
 }
 

@@ -34,6 +34,10 @@ func TestCheckRoutes(t *testing.T) {
 		"routes: {default: 'relay:a.example:0'}":                                                                `1: routes.default: "0" is not a port`,
 		"routes: {default: 'relay:a.example:submission'}":                                                       "",
 		"routes: {virtual: 'lmtp:inet:a.example:x'}":                                                            `1: routes.virtual: "x" is not a port`,
+		"routes: {default: 'smtp://a.example'}":                                                                 `1: routes.default: "//a.example" is not a host`,
+		"routes: {default: 'smtp:[a.example/b]'}":                                                               `1: routes.default: "a.example/b" is not a host`,
+		"routes: {virtual: 'lmtp:unix:run/lmtp'}":                                                               `1: routes.virtual: "run/lmtp" is not the path of a socket`,
+		"domains: {relay: {a.example: {recipients: none}}}":                                                     "posthouse.yaml:1: domains.relay.a.example.recipients: stat ",
 		"routes: {default: 'smtp:[a.example'}":                                                                  "is not of the form [host]:port",
 	} {
 		dir := t.TempDir()
