@@ -48,6 +48,27 @@ func (c *Config) collect(v reflect.Value, path string, all *[]Setting) {
 	}
 }
 
+// Known reports whether there are settings that are called path, or begin with it.
+func Known(path string) bool { return known(reflect.TypeFor[Config](), path) }
+
+func known(t reflect.Type, path string) bool {
+	if path == "" {
+		return true
+	}
+	switch t.Kind() {
+	case reflect.Map:
+		return true // a name may have dots
+	case reflect.Struct:
+		name, rest, _ := strings.Cut(path, ".")
+		for i := range t.NumField() {
+			if t.Field(i).Tag.Get("yaml") == name {
+				return known(t.Field(i).Type, rest)
+			}
+		}
+	}
+	return false
+}
+
 // SourceOf returns file and line of a setting, or what else says it.
 func (c *Config) SourceOf(path string) string {
 	if s := c.sources[path]; s != "" {

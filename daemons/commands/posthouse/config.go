@@ -120,6 +120,11 @@ func configCommand(dir *string) *cli.Command {
 			if err != nil {
 				return std.Errorf(cli.Config, "%v", err)
 			}
+			for _, key := range args {
+				if !config.Known(key) {
+					return std.Errorf(cli.Usage, "there is no setting %q: see posthouse.yaml(5)", key)
+				}
+			}
 			for _, s := range cfg.Settings() {
 				if changed && s.Source == "default" || !selected(s.Key, args) {
 					continue
@@ -127,7 +132,7 @@ func configCommand(dir *string) *cli.Command {
 				if asJSON {
 					err = json.NewEncoder(std.Out).Encode(s)
 				} else {
-					_, err = fmt.Fprintf(std.Out, "%-40s %-30v # %s\n", s.Key+":", s.Value, s.Source)
+					_, err = fmt.Fprintf(std.Out, "%-40s %-30s # %s\n", s.Key+":", fmt.Sprint(s.Value), s.Source)
 				}
 				if err != nil {
 					return std.Errorf(cli.IOErr, "%v", err)

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"posthouse/pkg/cli"
 )
 
 // A transport table does not name commands that there are not.
@@ -33,6 +36,29 @@ func TestCheckTransports(t *testing.T) {
 		switch errs := check(dir); {
 		case want == "" && len(errs) != 0, want != "" && (len(errs) != 1 || !strings.Contains(errs[0].Error(), want)):
 			t.Errorf("%s: %v, want %q", entry, errs, want)
+		}
+	}
+}
+
+// TestConfig: a setting that there is not is an error, and lists are in a column like all else.
+func TestConfig(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "posthouse.yaml"), []byte("hostname: mx.example\ndomains: {local: [a.example, b.example]}\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for key, want := range map[string]string{
+		"hostname":               "hostname:                                mx.example                     # ",
+		"domains":                "domains.local:                           [a.example b.example]          # ",
+		"queue.retry.min":        "queue.retry.min:",
+		"domains.relay.b.a.test": "",
+		"transports":             "",
+		"queue.retyr":            `there is no setting "queue.retyr"`,
+		"queue.retry.min.x":      `there is no setting "queue.retry.min.x"`,
+	} {
+		var out bytes.Buffer
+		status := configCommand(&dir).Main(t.Context(), cli.Streams{Out: &out, Err: &out}, []string{key})
+		if bad := strings.HasPrefix(want, "there"); !strings.HasPrefix(out.String(), want) || (status == cli.Usage) != bad {
+			t.Errorf("%s: status %d, %q", key, status, &out)
 		}
 	}
 }
