@@ -262,13 +262,15 @@ func roff(s string) string {
 	return strings.Join(out, "\n")
 }
 
-// Bash writes completion for bash.
+// Bash writes completion for bash, of which zsh understands all, too: it has no mapfile.
 func (c *Command) Bash(w io.Writer) {
-	name := "_" + strings.ReplaceAll(c.Name, "-", "_")
-	fmt.Fprintf(w, "# bash completion for %s\n%s() {\n\tlocal words\n\tcase \"${COMP_WORDS[*]:0:COMP_CWORD}\" in\n", c.Name, name)
+	name := c.function()
+	fmt.Fprintf(w, "# bash completion for %s\n%s() {\n\tlocal words\n\tcase \"${COMP_WORDS[*]:0:$COMP_CWORD}\" in\n", c.Name, name)
 	c.bashCases(w, c.Name)
-	fmt.Fprintf(w, "\t*) words=\"\" ;;\n\tesac\n\tmapfile -t COMPREPLY < <(compgen -W \"$words\" -- \"${COMP_WORDS[COMP_CWORD]}\")\n}\ncomplete -F %s %s\n", name, c.Name)
+	fmt.Fprintf(w, "\t*) words=\"\" ;;\n\tesac\n\tCOMPREPLY=($(compgen -W \"$words\" -- \"${COMP_WORDS[$COMP_CWORD]}\"))\n}\ncomplete -F %s %s\n", name, c.Name)
 }
+
+func (c *Command) function() string { return "_" + strings.ReplaceAll(c.Name, "-", "_") }
 
 // bashCases writes the most special case first.
 func (c *Command) bashCases(w io.Writer, prefix string) {
@@ -289,7 +291,7 @@ func (c *Command) words() []string {
 
 // Zsh writes completion for zsh, through the one for bash.
 func (c *Command) Zsh(w io.Writer, bashFile string) {
-	fmt.Fprintf(w, "#compdef %s\nautoload -U +X bashcompinit && bashcompinit\nsource %s\n", c.Name, bashFile)
+	fmt.Fprintf(w, "#compdef %s\nautoload -U +X bashcompinit && bashcompinit\nsource %s\n_bash_complete -F %s # this time, too\n", c.Name, bashFile, c.function())
 }
 
 // Fish writes completion for fish.
@@ -301,8 +303,13 @@ func (c *Command) Fish(w io.Writer) {
 		for _, p := range path {
 			cond += "; and __fish_seen_subcommand_from " + p
 		}
+		var names []string
 		for _, s := range c.Subs {
-			fmt.Fprintf(w, "complete -c %s -f -n '%s' -a %s -d '%s'\n", name, cond, s.Name, strings.ReplaceAll(s.Summary, "'", ""))
+			names = append(names, s.Name)
+		}
+		for _, s := range c.Subs {
+			fmt.Fprintf(w, "complete -c %s -f -n '%s; and not __fish_seen_subcommand_from %s' -a %s -d '%s'\n",
+				name, cond, strings.Join(names, " "), s.Name, strings.ReplaceAll(s.Summary, "'", ""))
 			walk(s, append(path[:len(path):len(path)], s.Name))
 		}
 		c.flagSet(name).VisitAll(func(f *flag.Flag) {

@@ -96,20 +96,44 @@ func TestMan(t *testing.T) {
 func TestFish(t *testing.T) {
 	var out bytes.Buffer
 	example(new([]string)).Fish(&out)
-	for _, want := range []string{"-a hold -d 'set aside'", "__fish_seen_subcommand_from hold' -l loud -d 'shout'"} {
+	for _, want := range []string{"-n 'true; and __fish_seen_subcommand_from queue; and not __fish_seen_subcommand_from hold' -a hold -d 'set aside'",
+		"-n 'true; and not __fish_seen_subcommand_from queue status' -a status", "__fish_seen_subcommand_from hold' -l loud -d 'shout'"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in\n%s", want, out.String())
 		}
 	}
 }
 
-// TestBash runs the completion in the shell itself.
+// TestBash runs the completion in the shells themselves; that of zsh is the same.
 func TestBash(t *testing.T) {
-	bash, err := exec.LookPath("bash")
-	if err != nil {
-		t.Skip("no bash here")
+	for _, shell := range []string{"bash", "zsh"} {
+		t.Run(shell, func(t *testing.T) { completes(t, shell) })
 	}
 	var script bytes.Buffer
+	example(new([]string)).Bash(&script)
+	for _, foreign := range []string{"mapfile", ":COMP_CWORD", "[COMP_CWORD]"} {
+		if strings.Contains(script.String(), foreign) {
+			t.Errorf("zsh does not know %s", foreign)
+		}
+	}
+	script.Reset()
+	example(new([]string)).Zsh(&script, "/x/tool")
+	if !strings.Contains(script.String(), "source /x/tool\n_bash_complete -F _tool") {
+		t.Errorf("the first question has no answer: %s", &script)
+	}
+}
+
+func completes(t *testing.T, shell string) {
+	program, err := exec.LookPath(shell)
+	if err != nil {
+		t.Skip("not here")
+	}
+	var script bytes.Buffer
+	want := "--loud\nqueue\n"
+	if shell == "zsh" { // which chooses from what it gets
+		want = "--loud --help\nqueue status --help\n"
+		script.WriteString("autoload -U +X compinit && compinit -u -D; autoload -U +X bashcompinit && bashcompinit; emulate sh\n")
+	}
 	example(new([]string)).Bash(&script)
 	script.WriteString(`COMP_WORDS=(tool queue hold --l); COMP_CWORD=3; _tool; echo "${COMPREPLY[*]}"
 COMP_WORDS=(tool q); COMP_CWORD=1; _tool; echo "${COMPREPLY[*]}"
@@ -118,8 +142,8 @@ COMP_WORDS=(tool q); COMP_CWORD=1; _tool; echo "${COMPREPLY[*]}"
 	if err := os.WriteFile(file, script.Bytes(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.Command(bash, file).CombinedOutput()
-	if err != nil || string(out) != "--loud\nqueue\n" {
+	out, err := exec.Command(program, file).CombinedOutput()
+	if err != nil || string(out) != want {
 		t.Errorf("%q, %v", out, err)
 	}
 }
