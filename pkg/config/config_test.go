@@ -224,6 +224,8 @@ func TestErrors(t *testing.T) {
 		"limits: {recipients: 0}":                                 "out of bounds: min is 1",
 		"limits: {message_size: 5 apples}":                        "is not a size",
 		"limits: 7":                                               "KEY: VALUE",
+		"origin: a.example\norigin: b.example":                    `posthouse.yaml:2: key "origin" is there twice`,
+		"[]":                                                      "posthouse.yaml:1: settings of the form",
 		"queue: {lifetime: tomorrow}":                             "is not a time span",
 		"queue: {sync: never}":                                    "is none of: auto fsync syncfs",
 		"transports: {smtp: {positive_feedback: 1.5}}":            "is neither a number from 0 to 1 nor",

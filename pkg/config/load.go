@@ -87,7 +87,8 @@ type loader struct {
 }
 
 func (l *loader) fail(n *yaml.Node, format string, args ...any) {
-	l.errs = append(l.errs, fmt.Errorf("%s:%d: %s", l.file_, n.Line, fmt.Sprintf(format, args...)))
+	text := strings.TrimPrefix(fmt.Sprintf(format, args...), ": ") // the whole file has no name
+	l.errs = append(l.errs, fmt.Errorf("%s:%d: %s", l.file_, n.Line, text))
 }
 
 // file applies one file.
