@@ -150,3 +150,13 @@ func TestDeliverAsCannotBeRead(t *testing.T) {
 		t.Errorf("packaging/files: mode of deliver-as: %q", mode)
 	}
 }
+
+// TestReloadHasItsProgram: Debian has /bin/kill in a package that a small system need not have.
+func TestReloadHasItsProgram(t *testing.T) {
+	for _, l := range lines(t, "../packaging/deb/control") {
+		if l[0] == "Depends:" && slices.Contains(l, "procps,") {
+			return
+		}
+	}
+	t.Error("the package does not depend on procps, whose kill ExecReload= runs")
+}
