@@ -35,10 +35,10 @@ func (u User) String() string {
 }
 
 // checkAddress says whether a user may have this address: its parts become names
-// of directories, and the line must hold together.
+// of directories, the line must hold together, and it must not be a comment.
 func checkAddress(m addr.Mailbox) error {
 	for _, part := range []string{m.Local(), m.Domain()} {
-		if part == "" || part[0] == '.' || part[0] == '-' || strings.ContainsAny(part, "/:\\\" @%!") {
+		if part == "" || part[0] == '.' || part[0] == '-' || part[0] == '#' || strings.ContainsAny(part, "/:\\\" @%!") {
 			return fmt.Errorf("%s cannot be the address of a virtual user", m)
 		}
 	}

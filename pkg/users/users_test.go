@@ -139,7 +139,7 @@ func TestNewFile(t *testing.T) {
 
 func TestRefused(t *testing.T) {
 	f := NewFile(filepath.Join(t.TempDir(), "users"))
-	for _, in := range []string{"..@example.org", ".x@example.org", `"a/b"@example.org`, `"a:b"@example.org`, `"a b"@example.org`, "-x@example.org", "nodomain"} {
+	for _, in := range []string{"..@example.org", ".x@example.org", `"a/b"@example.org`, `"a:b"@example.org`, `"a b"@example.org`, "-x@example.org", "#x@example.org", "nodomain"} {
 		m, err := addr.Parse(in)
 		if err != nil {
 			continue
