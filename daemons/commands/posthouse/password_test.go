@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"testing"
 	"time"
@@ -85,6 +86,15 @@ func TestUserErrors(t *testing.T) {
 	}
 	if got := userStatus(&os.PathError{Op: "open", Path: "x", Err: os.ErrPermission}); got != cli.NoPerm {
 		t.Errorf("no permission: status %d", got)
+	}
+	if got := userStatus(fmt.Errorf("users: %w", &os.PathError{Op: "write", Path: "x", Err: unix.ENOSPC})); got != cli.IOErr {
+		t.Errorf("a full disk: status %d", got)
+	}
+	if err := os.WriteFile(dir+"/posthouse.yaml", []byte("orign: a.example\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got := userCommand(&dir).Main(t.Context(), cli.Streams{Err: io.Discard}, []string{"add", "a@a.example"}); got != cli.Config {
+		t.Errorf("a faulty configuration: status %d", got)
 	}
 	var out bytes.Buffer
 	status := userCommand(&dir).Main(t.Context(), cli.Streams{Out: &out, Err: &out}, []string{"add", "alice"})

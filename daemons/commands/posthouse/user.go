@@ -91,9 +91,16 @@ func userStatus(err error) int {
 		return cli.NoUser
 	case errors.Is(err, context.Canceled):
 		return cli.TempFail
+	case errors.As(err, new(configError)):
+		return cli.Config
+	case errors.As(err, new(*fs.PathError)): // the disk is full, or read-only
+		return cli.IOErr
 	}
 	return cli.DataErr
 }
+
+// configError is that of the configuration.
+type configError struct{ error }
 
 // reachable reports whether mail to m would come to m. For the agent virtual what
 // follows a delimiter is an extension, and the mail goes to who is named before
@@ -115,7 +122,7 @@ func addUserCommand(dir *string, file func() *users.File) *cli.Command {
 		Run: oneUser(func(ctx context.Context, std cli.Streams, m addr.Mailbox) error {
 			cfg, err := config.Load(*dir)
 			if err != nil {
-				return err
+				return configError{err}
 			}
 			domain := strings.ToLower(m.Domain())
 			if _, ok := cfg.Domains.Virtual[domain]; !ok {
