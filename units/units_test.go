@@ -100,9 +100,13 @@ func TestWhatFollowsASocket(t *testing.T) {
 		same(t, "Wants", all[name].list("Wants"), followers)
 		for _, follower := range followers {
 			u := all[follower]
-			u.want(t, "BindsTo="+name, "PartOf=posthouse.target", "TriggerLimitIntervalSec=0")
-			if !slices.Contains(u.list("After"), name) {
-				t.Errorf("%s is not after %s", follower, name)
+			u.want(t, "BindsTo="+name, "PartOf=posthouse.target", "TriggerLimitIntervalSec=0", "StartLimitIntervalSec=0")
+			first, second := all[name], u
+			if strings.HasSuffix(follower, ".socket") { // who has started the socket finds it
+				first, second = u, all[name]
+			}
+			if !slices.Contains(second.list("After"), first.name) {
+				t.Errorf("%s is not after %s", second.name, first.name)
 			}
 			for _, e := range u.own {
 				if e.section == "Install" {

@@ -4,6 +4,7 @@
 package system
 
 import (
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -41,6 +42,7 @@ func TestBoot(t *testing.T) {
 				t.Errorf("listens to the network: %s", open)
 			}
 			testSockets(t, m)
+			together(m)
 			m.WaitFor("no daemon to be resident", time.Minute, func() bool {
 				return m.Run("systemctl", "list-units", "--no-legend", "--state=active,activating,deactivating", "posthouse-*.service") == ""
 			})
@@ -101,6 +103,15 @@ func testSockets(t *testing.T, m *mailtest.Machine) {
 		if state != want {
 			t.Errorf("%s is %s, not %s", filepath.Base(unit), state, want)
 		}
+	}
+}
+
+// together: who has started a socket finds those that come with it.
+func together(m *mailtest.Machine) {
+	for socket, with := range map[string]string{"qmgr": "private/queue public/qmgr", "local": "private/recipient", "pickup": "public/pickup"} {
+		m.Script(fmt.Sprintf(`cd /run/posthouse; for i in $(seq 20); do
+			systemctl stop posthouse-%[1]s.socket && systemctl start posthouse-%[1]s.socket && ls %[2]s >/dev/null || exit 1
+		done`, socket, with))
 	}
 }
 
