@@ -247,7 +247,8 @@ func (d *drops) one(ctx context.Context, dir *maildrop.Directory, name string) e
 	if verdict.Status.Class() != dsn.Permanent {
 		return verdict
 	}
-	if !d.told[name] { // once, though it may not be possible to set it aside
+	// Once, though it may not be possible to set it aside; and nobody else who has not sent it.
+	if !d.told[name] && !errors.Is(err, errSender) {
 		if err := d.tell(ctx, f, verdict); err != nil {
 			return err
 		}
@@ -265,7 +266,7 @@ func (m *message) submit(ctx context.Context, f *maildrop.File, limit int64) (ve
 	if f.Length > limit { // before it is read: it may be a hole of any size
 		return "MAIL", dsn.Errorf("5.3.4", "message size exceeds the limit of %d octets", limit)
 	}
-	id, t, err := m.queue.begin(ctx, m.e)
+	id, t, err := m.begin(ctx)
 	if err != nil {
 		return "MAIL", err
 	}

@@ -387,3 +387,16 @@ func TestLongLook(t *testing.T) {
 		t.Error("held by a short look")
 	}
 }
+
+// TestDroppedSender: who has dropped a message as somebody else has it set aside, and
+// nobody is told that he has sent it.
+func TestDroppedSender(t *testing.T) {
+	d := newTestDrops(t, &testCleanup{})
+	e := submission(t)
+	e.Sender = mbox(t, notMine+"@example.org")
+	d.drop(t, e, "one\r\n")
+	d.all(t.Context())
+	if d.left(t) != "aside" || len(d.cleanup.opened) != 0 || !strings.Contains(d.system.log.String(), "5.7.1 Sender address rejected") {
+		t.Errorf("%q is left, %d submitted, log\n%s", d.left(t), len(d.cleanup.opened), d.system.log)
+	}
+}

@@ -33,13 +33,14 @@
 //
 // # Files
 //
-// /etc/posthouse/posthouse.yaml: daemons.pickup, limits.message_size;
+// /etc/posthouse/posthouse.yaml: pickup, daemons.pickup, limits.message_size;
 // /var/spool/posthouse/maildrop/drop.
 package main
 
 import (
 	"os"
 
+	"posthouse/pkg/addr"
 	"posthouse/pkg/daemon"
 	"posthouse/pkg/maildrop"
 	"posthouse/pkg/protocol/cleanup"
@@ -53,6 +54,7 @@ func setup(d *daemon.Daemon) error {
 	s := &service{
 		queue: cleanupQueue{client}, log: d.Log,
 		perUser: max(1, d.Config().Daemon("pickup").MaxClients/4),
+		maySend: func(uid uint32, sender addr.Mailbox) bool { return d.Config().MaySend(uid, sender) },
 	}
 	dropped := newDrops(s, maildrop.Dir)
 	dropped.uid, dropped.hold, dropped.ending = uint32(os.Geteuid()), d.Hold, d.Ending

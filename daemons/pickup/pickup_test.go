@@ -118,6 +118,9 @@ func (s *system) begin(ctx context.Context, e *envelope.Envelope) (queueid.ID, t
 	return s.behind.begin(ctx, e)
 }
 
+// notMine is whom nobody may send as.
+const notMine = "boss"
+
 // perUser is how many messages a user may have under way in tests.
 const perUser = 2
 
@@ -126,7 +129,9 @@ func newSystem(t *testing.T, q *testCleanup) *system {
 	q.opened, q.content, q.canceled = make(chan *envelope.Envelope, 10), make(chan string, 10), make(chan string, 10)
 	s := &system{cleanup: q, log: &testLog{}, served: make(chan error, 100)}
 	s.behind = cleanupQueue{cleanup.NewClient(ipctest.Serve(t, cleanup.Protocol, q.handle))}
-	s.service = &service{queue: s, log: s.log, perUser: perUser}
+	s.service = &service{queue: s, log: s.log, perUser: perUser, maySend: func(uid uint32, sender addr.Mailbox) bool {
+		return uid != uint32(os.Getuid()) || sender.Local() != notMine
+	}}
 	ctx, stop := context.WithCancel(context.Background())
 	s.stop = stop
 	t.Cleanup(stop)
@@ -255,6 +260,19 @@ func TestRefusals(t *testing.T) {
 		if s.log.String() != tt.log {
 			t.Errorf("%s: log\n%s\nwant\n%s", tt.name, s.log, tt.log)
 		}
+	}
+}
+
+// TestSender: as whom one may not send cleanup does not hear of.
+func TestSender(t *testing.T) {
+	s := newSystem(t, &testCleanup{})
+	e := submission(t)
+	e.Sender = mbox(t, notMine+"@example.org")
+	_, err := cleanup.NewClient(s.path).Begin(t.Context(), e)
+	wantStatus(t, "another's name", err, "5.7.1")
+	reject := fmt.Sprintf("NOQUEUE: reject: MAIL from uid=%d: 5.7.1 Sender address rejected: not for this user; from=<boss@example.org> to=<r@example.net>", os.Getuid())
+	if s.log.String() != reject || len(s.cleanup.opened) > 0 {
+		t.Errorf("log\n%s\nwant\n%s", s.log, reject)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"posthouse/pkg/addr"
 	"posthouse/pkg/dsn"
 	"posthouse/pkg/envelope"
 	"posthouse/pkg/ipc"
@@ -36,6 +37,7 @@ type service struct {
 	queue   queue
 	log     logger
 	perUser int // messages that one user may have under way
+	maySend func(uid uint32, sender addr.Mailbox) bool
 
 	mu    sync.Mutex
 	users map[uint32]share
@@ -97,7 +99,7 @@ func (s *service) handle(ctx context.Context, c *ipc.Conn, msg []byte, file *os.
 // take passes the message on to cleanup, and its verdicts back.
 func (m *message) take(ctx context.Context) error {
 	m.own()
-	id, t, err := m.queue.begin(ctx, m.e)
+	id, t, err := m.begin(ctx)
 	if err != nil {
 		return m.refuse("MAIL", err)
 	}
@@ -114,6 +116,17 @@ func (m *message) take(ctx context.Context) error {
 		return m.refuse("END-OF-MESSAGE", err)
 	}
 	return reply(m.conn, cleanup.Reply{ID: id})
+}
+
+// errSender is for senders whom the administrator does not let a user be.
+var errSender = dsn.Errorf("5.7.1", "Sender address rejected: not for this user")
+
+// begin begins the message, if its sender may be whom he says.
+func (m *message) begin(ctx context.Context) (queueid.ID, transaction, error) {
+	if !m.maySend(m.uid, m.e.Sender) {
+		return queueid.ID{}, nil, errSender
+	}
+	return m.queue.begin(ctx, m.e)
 }
 
 // own replaces what is not for the client to say: how and when the message came,

@@ -49,6 +49,9 @@ type Config struct {
 	// daemons.submission.
 	Submission Submission `yaml:"submission"`
 
+	// The mail that local users submit with sendmail.
+	Pickup Pickup `yaml:"pickup"`
+
 	// The SMTP and LMTP client.
 	Smtp Smtp `yaml:"smtp"`
 
@@ -217,6 +220,21 @@ type Submission struct {
 
 	// After how many errors a client is disconnected.
 	HardErrors int `yaml:"hard_errors" default:"20" min:"1" max:"1000"`
+}
+
+// Pickup configures the mail that local users submit.
+type Pickup struct {
+	// Users by their number, as id -u prints it; "*" are all who have no entry. Without one a
+	// user may send, and as whom he likes. Root always may.
+	Users map[string]LocalUser `yaml:"users" kind:"uid"`
+}
+
+// LocalUser is what a local user may do.
+type LocalUser struct {
+	// Whom the user may send as (sendmail -f): addresses, which may have an extension then;
+	// names, which have the domain in origin; "@example.org" for all of a domain, "<>" for
+	// none, as in notifications, and "*" for any. With an empty list the user may not send.
+	Senders []string `yaml:"senders" default:"*" kind:"sender"`
 }
 
 // Smtp configures the SMTP and LMTP client.

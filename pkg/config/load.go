@@ -403,6 +403,12 @@ func checkKind(kind, text string) error {
 		if strings.Trim(text, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" || text == "" {
 			return fmt.Errorf("%q is not a transport such as smtp", text)
 		}
+	case "uid":
+		if n, err := strconv.ParseUint(text, 10, 32); text != anyUser && (err != nil || strconv.FormatUint(n, 10) != text) {
+			return fmt.Errorf("%q is not the number of a user, or *", text)
+		}
+	case "sender":
+		return checkSender(text)
 	case "daemon":
 		if known := strings.Fields(daemonNames); !slices.Contains(known, text) {
 			return fmt.Errorf("there is no daemon %q%s", text, hint(text, known))

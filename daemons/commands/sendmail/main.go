@@ -156,6 +156,8 @@ func statusOf(err error) int {
 	switch {
 	case errors.As(err, &usage):
 		return cli.Usage
+	case errors.As(err, &verdict) && verdict.Status.String() == "5.7.1":
+		return cli.NoPerm
 	case errors.As(err, &verdict) && verdict.Status.Class() == dsn.Permanent:
 		return cli.Unavailable
 	case errors.As(err, &input):

@@ -310,6 +310,7 @@ func TestSubmit(t *testing.T) {
 func TestStatus(t *testing.T) {
 	ok, _ := pickup(t, nil)
 	no, _ := pickup(t, dsn.Errorf("5.3.4", "message size exceeds the limit"))
+	never, _ := pickup(t, dsn.Errorf("5.7.1", "Sender address rejected"))
 	later, _ := pickup(t, dsn.Errorf("4.3.0", "queue file write error"))
 	for _, tt := range []struct {
 		path, in string
@@ -325,6 +326,7 @@ func TestStatus(t *testing.T) {
 		{ok, "", []string{"<x"}, cli.Usage},
 		{ok, "To: <x\n", []string{"-t"}, cli.DataErr},
 		{no, "", []string{"x"}, cli.Unavailable},
+		{never, "", []string{"x"}, cli.NoPerm},
 		{later, "", []string{"x"}, cli.TempFail},
 		{filepath.Join(t.TempDir(), "off"), "", []string{"x"}, cli.TempFail},
 	} {
