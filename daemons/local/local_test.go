@@ -275,6 +275,14 @@ func TestWhatBecomesOfNames(t *testing.T) {
 		{"bob+y@example.org", "f: bob/.forward+x far@away.example", "2.0.0", "bob spool"},
 		{"bob+a/b@example.org", "f: bob/.forward far@away.example", "2.0.0", "<s@sender.example> to far@away.example"},
 		{"root@example.org", "f: root/.forward far@away.example", "2.0.0", "root spool"},
+		// A command for all.
+		{"alice+x@example.org", "mailbox_command: lda", "2.0.0", "alice make in /var/mail; alice | lda"},
+		{"alice@example.org", "mailbox_command: lda, forward: false", "2.0.0", "alice make in /var/mail; alice | lda"},
+		{"root@example.org", "mailbox_command: lda", "2.0.0", "root spool"},
+		{"twice@example.org", "mailbox_command: lda", "2.0.0", "bob make in /var/mail; bob | lda"},
+		{"bob@example.org", "f: bob/.forward \\bob, carol\nmailbox_command: lda", "2.0.0", "bob make in /var/mail; bob | lda; <s@sender.example> to carol@example.org"},
+		{"bob@example.org", "f: bob/.forward carol\nmailbox_command: lda", "2.0.0", "<s@sender.example> to carol@example.org"},
+		{"alice@example.org", "mailbox_command: bad", "5.3.0", "alice make in /var/mail; nobody | bad"},
 		// Other ways.
 		{"nosuch@example.org", "luser_relay: catch@away.example", "2.0.0", "<s@sender.example> to catch@away.example"},
 		{"nosuch@example.org", "luser_relay: catch", "2.0.0", "<s@sender.example> to catch@example.org"},
@@ -291,7 +299,7 @@ func TestWhatBecomesOfNames(t *testing.T) {
 			name, text, _ := strings.Cut(file, " ")
 			m.files[name] = text
 		}
-		m.verdicts = map[string]*dsn.Error{"nobody | bad": dsn.Errorf("5.3.0", "status 1")}
+		m.verdicts = map[string]*dsn.Error{"nobody | bad": dsn.Errorf("5.3.0", "status 1"), "alice | bad": dsn.Errorf("5.3.0", "status 1")}
 		s := newService(t, m, settings)
 		o := s.run(t.Context(), job(t, tt.to)).Outcomes[0]
 		if slices.ContainsFunc(m.asked, func(r *deliver.Request) bool { return r.Command == "bad" }) {

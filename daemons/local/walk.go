@@ -187,7 +187,7 @@ func (w *walk) user(n name) outcome {
 	case w.cfg.Local.MailboxTransport != "" && len(w.path) > 1:
 		return w.again(n) // rewrite sends it there
 	case a.UID == 0 || !w.cfg.Local.Forward:
-		return w.mailbox(a)
+		return w.mailbox(a, n)
 	}
 	files := []string{".forward"}
 	switch {
@@ -200,6 +200,8 @@ func (w *walk) user(n name) outcome {
 	switch {
 	case reply.Else:
 		return o // of the mailbox
+	case o.status.Class() == dsn.Success && !reply.Found && w.cfg.Local.MailboxCommand != "":
+		return w.mailbox(a, n)
 	case o.status.Class() == dsn.Success && !reply.Found:
 		return failed(errors.New("deliver has not said whether there is a .forward file"))
 	case o.status.Class() != dsn.Success:
@@ -213,7 +215,7 @@ func (w *walk) user(n name) outcome {
 		w.warning("%v", err)
 		return failed(dsn.Errorf("4.3.5", "%v", err))
 	case len(targets) == 0:
-		return w.mailbox(a)
+		return w.mailbox(a, n)
 	}
 	return w.forwardFile(a, n, targets)
 }
@@ -230,14 +232,14 @@ func (w *walk) forwardFile(a *account.Account, n name, targets []aliases.Target)
 		case aliases.Include:
 			o.add(failed(dsn.Errorf("4.3.5", "the .forward file of %s includes a file, which is for aliases only", a.Name)))
 		case aliases.Address:
-			o.add(w.forwardAddress(a, t.Address))
+			o.add(w.forwardAddress(a, n, t.Address))
 		}
 	}
 	return o
 }
 
-// forwardAddress delivers to an address in the .forward file of an account.
-func (w *walk) forwardAddress(a *account.Account, m addr.Mailbox) outcome {
+// forwardAddress delivers to an address in the .forward file of an account, which n is.
+func (w *walk) forwardAddress(a *account.Account, n name, m addr.Mailbox) outcome {
 	m, err := w.complete(m)
 	own := false
 	if err == nil && isLocal(w.cfg, m) {
@@ -247,7 +249,7 @@ func (w *walk) forwardAddress(a *account.Account, m addr.Mailbox) outcome {
 	case err != nil:
 		return failed(err)
 	case own: // who names himself wants his mailbox
-		return w.mailbox(a)
+		return w.mailbox(a, n)
 	}
 	return w.forward(m, addr.Mailbox{})
 }
@@ -262,7 +264,7 @@ func (w *walk) exactly(n name) outcome {
 	case a == nil:
 		return w.unknown(n)
 	}
-	return w.mailbox(a)
+	return w.mailbox(a, n)
 }
 
 // unknown is for names that stand for nobody.

@@ -25,8 +25,14 @@ func (w *walk) warning(format string, args ...any) {
 	w.log.Warn(maillog.Fields{"QUEUE_ID": id}, "%s: %s", id, maillog.Printable(fmt.Sprintf(format, args...)))
 }
 
-// mailbox delivers to the mailbox of an account.
-func (w *walk) mailbox(a *account.Account) outcome { return w.do(w.toMailbox(a)) }
+// mailbox delivers to the mailbox of an account, which n is, or to the command that
+// there is instead.
+func (w *walk) mailbox(a *account.Account, n name) outcome {
+	if text := w.cfg.Local.MailboxCommand; text != "" && a.UID != 0 {
+		return w.usersCommand(a, text, n)
+	}
+	return w.do(w.toMailbox(a))
+}
 
 // toMailbox is the delivery to the mailbox of an account. That of root belongs to the
 // mail system, for nothing is done as root.
@@ -41,12 +47,13 @@ func (w *walk) toMailbox(a *account.Account) *deliver.Request {
 
 // readForward reads the first of the .forward files that is there. Where none is, it
 // is the mailbox that counts, which is said along with it: to ask once more takes as
-// long as to deliver. With Else in the reply the outcome is that of the mailbox.
+// long as to deliver; unless a command counts instead. With Else in the reply the outcome is that of the mailbox.
 func (w *walk) readForward(a *account.Account, files []string) (deliver.Reply, outcome) {
 	r := w.toMailbox(a)
 	key := key(r)
 	before, again := w.done[key]
-	if again {
+	alone := again || w.cfg.Local.MailboxCommand != ""
+	if alone {
 		r = &deliver.Request{Head: r.Head}
 	} else {
 		r.Else = r.Kind
@@ -57,7 +64,7 @@ func (w *walk) readForward(a *account.Account, files []string) (deliver.Reply, o
 	switch {
 	case again && o.status.Class() == dsn.Success && !reply.Found:
 		reply.Else, o = true, before
-	case !again && !reply.Found:
+	case !alone && !reply.Found:
 		// Where a file cannot be read, too, or nothing is known: all of it is tried again.
 		w.done[key] = o
 	}

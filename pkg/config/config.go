@@ -393,6 +393,11 @@ type Local struct {
 	// name in local.spool. The mail of root is always there.
 	Mailbox string `yaml:"mailbox" default:"" kind:"mailbox"`
 
+	// A command that gets the mail of accounts instead of their mailboxes, as the account:
+	// "procmail -a \"$EXTENSION\"", "/usr/lib/dovecot/dovecot-lda". It is run as one in a .forward
+	// file is, which counts before it. The mail of root goes to the mailbox.
+	MailboxCommand string `yaml:"mailbox_command" default:"" kind:"text"`
+
 	// The directory with a mailbox file for each account. Mail is written below /home,
 	// /var/mail and /var/spool/mail only: for /DIR elsewhere posthouse-deliver.service needs a
 	// drop-in with ReadWritePaths=/DIR in [Service].
