@@ -101,6 +101,9 @@ func TestSlowDestination(t *testing.T) {
 			if active, most := len(w.m.known)-w.m.outside, 40; active > most || w.m.outside < n-most || w.m.recipients > most {
 				t.Errorf("%d messages and %d recipients are active, %d are outside", active, w.m.recipients, w.m.outside)
 			}
+			if w.m.warned.IsZero() {
+				t.Error("the log does not say who is in the way")
+			}
 			w.m.mu.Unlock()
 			if crash {
 				w.wait(10 * time.Minute)

@@ -26,6 +26,8 @@ broken:	"|echo 5.2.2 is full; exit 1"
 twice:	bob, bob@example.org, saved,
 	saved
 slow:	"|cat /home/nobody/fifo >/home/nobody/slow"
+hangs:	"|sleep 1000"
+noisy:	"|yes 'what is wrong' | head -c 1000000 >&2; exit 70"
 loop:	pool
 pool:	loop
 `},
@@ -62,6 +64,7 @@ func TestLocal(t *testing.T) {
 			localDelivery(t, m)
 			localTrouble(t, m)
 			slowCommand(t, m)
+			localLimits(t, m)
 			localSettings(t, m)
 			emptyQueue(m, time.Minute)
 			healthy(t, m)
@@ -212,6 +215,44 @@ func slowCommand(t *testing.T, m *mailtest.Machine) {
 	}
 }
 
+// localLimits: a command that does not end, or says too much, and a mailbox that is full
+// return the message, once and soon; who has no home has a mailbox all the same.
+func localLimits(t *testing.T, m *mailtest.Machine) {
+	t.Helper()
+	configure(m, "zz-local", "limits: {message_size: 1MiB}\nlocal: {mailbox_size: 1MiB, command_timeout: 1s}\n")
+	m.Script("useradd --create-home full; printf 'From x\\n%01048560d\\n\\n' 1 >/var/mail/full; chown full /var/mail/full; useradd --no-create-home homeless; useradd --create-home lost; rm -r /home/lost")
+	full := m.Run("sha256sum", "/var/mail/full")
+	for to, want := range map[string]string{
+		"hangs": `dsn=5.3.0, status=bounced (command time limit exceeded: "sleep 1000")`,
+		"noisy": "dsn=5.3.0, status=bounced (internal software error. Command output: what is wrong",
+		"full":  "dsn=5.2.2, status=bounced (",
+	} {
+		before := count(t, m, alice)
+		m.RunInput([]byte("Subject: limits\n\nx\n"), "sendmail", "-f", "alice@example.net", to)
+		emptyQueue(m, time.Minute)
+		if n := count(t, m, alice); n != before+1 {
+			t.Errorf("%s: %d notifications", to, n-before)
+		}
+		if log := m.Journal("-t", "posthouse/local", "-o", "cat"); !strings.Contains(log, want) {
+			t.Errorf("%s: no %q in\n%s", to, want, log)
+		}
+	}
+	if got := m.Run("sha256sum", "/var/mail/full"); got != full {
+		t.Errorf("the mailbox that is full was %s and is %s", full, got)
+	}
+	if got := m.Script("pgrep -u nobody sleep || true"); got != "" {
+		t.Errorf("a command that had its time still runs: %s", got)
+	}
+	for _, to := range []string{"homeless", "lost"} {
+		m.RunInput([]byte("Subject: no home\n\nx\n"), "sendmail", to)
+		emptyQueue(m, time.Minute)
+		if got := m.ReadFile("/var/mail/" + to); strings.Count(got, "\nSubject: no home\n") != 1 {
+			t.Errorf("%s: %s", to, got)
+		}
+	}
+	m.Run("rm", "/etc/posthouse/conf.d/zz-local.yaml")
+}
+
 // localSettings: mail goes where the configuration says.
 func localSettings(t *testing.T, m *mailtest.Machine) {
 	t.Helper()
@@ -231,6 +272,15 @@ func localSettings(t *testing.T, m *mailtest.Machine) {
 	}
 	if got := strings.Count(m.ReadFile("/var/mail/root"), "\nSubject: to boss\n"); got != 2 {
 		t.Errorf("%d messages for root, not 2", got)
+	}
+	set("local: {mailbox_command: \"cat >\\\"$HOME/lda\\\"; echo $USER $EXTENSION >>$HOME/lda\"}\n")
+	send("bob+x")
+	send("boss") // not as root
+	if got := m.ReadFile("/home/bob/lda"); !strings.Contains(got, "\nSubject: to bob+x\n") || !strings.HasSuffix(got, "\nbob x\n") {
+		t.Errorf("a command instead of mailboxes has got %s", got)
+	}
+	if got := strings.Count(m.ReadFile("/var/mail/root"), "\nSubject: to boss\n"); got != 3 {
+		t.Errorf("%d messages for root, not 3", got)
 	}
 	set("local: {mailbox_transport: \"discard:mailbox\", fallback_transport: \"discard:fallback\"}\n")
 	for to, want := range map[string]string{"bob": "mailbox", "root": "mailbox", "no.such.user": "fallback"} {
