@@ -144,7 +144,7 @@ func (c *content) first(p []byte) error {
 				return c.verdict(header.ErrTooLarge)
 			}
 			return nil
-		case is && c.e.Trace.Origin == envelope.FromLocal && !c.e.Trace.ClientAddr.IsValid():
+		case is && isSubmitted(&c.e.Trace):
 			c.start = c.start[end:] // there may be more of them
 			continue
 		case is:
@@ -158,6 +158,11 @@ func (c *content) first(p []byte) error {
 		c.start = nil
 		return c.feed(rest)
 	}
+}
+
+// isSubmitted reports whether a program on this machine handed the message over.
+func isSubmitted(t *envelope.Trace) bool {
+	return (t.Origin == envelope.FromLocal || t.Origin == envelope.FromGateway) && !t.ClientAddr.IsValid()
 }
 
 // isMboxLine reports whether b begins with a From_ line, quoted or not; sure is
@@ -312,7 +317,7 @@ func received(hostname string, e *envelope.Envelope, id queueid.ID, only addr.Ma
 	date := mailDate(e.Arrival)
 	if !t.ClientAddr.IsValid() {
 		who := ""
-		if t.Origin == envelope.FromLocal {
+		if isSubmitted(t) {
 			who = fmt.Sprintf(", from userid %d", t.UID)
 		}
 		return fmt.Sprintf("Received: by %s (%s%s)\r\n\tid %s; %s\r\n", hostname, mailName, who, id, date)

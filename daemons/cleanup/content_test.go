@@ -118,6 +118,19 @@ func TestSubmissionPort(t *testing.T) {
 	}
 }
 
+// TestGateway: what a program of this machine passes on has the header that it came with.
+func TestGateway(t *testing.T) {
+	e := fromLocal(t, "r@example.org")
+	e.Trace.Origin = envelope.FromGateway
+	got, _, err := run(testRules, e, "From x\r\nTo: a\r\n\r\nbody\r\n", 100)
+	if want := "To: a\r\n\r\nbody\r\n"; err != nil || got != want {
+		t.Errorf("%q, %v", got, err)
+	}
+	if got := received("mx.example.org", e, testID, addr.Mailbox{}); !strings.Contains(got, "from userid 1000)") {
+		t.Errorf("%q", got)
+	}
+}
+
 // TestLimits tries each limit at the limit, one below and one above.
 func TestLimits(t *testing.T) {
 	const base = 1000

@@ -204,7 +204,9 @@ func TestSubmission(t *testing.T) {
 	start := time.Now()
 	client := cleanup.NewClient(s.path)
 	content := strings.Repeat("0123456789abcdef\r\n", 3*ipc.MaxChunk/18) // in several packets
-	for range 2 {                                                        // on one connection
+	origins := map[envelope.Origin]envelope.Origin{envelope.FromSystem: envelope.FromLocal, envelope.FromNetwork: envelope.FromLocal, envelope.FromGateway: envelope.FromGateway}
+	for said, origin := range origins { // on one connection
+		e.Trace.Origin = said
 		tx, err := client.Begin(t.Context(), e)
 		if err != nil {
 			t.Fatal(err)
@@ -224,7 +226,7 @@ func TestSubmission(t *testing.T) {
 		}
 		want := *e
 		want.Arrival = got.Arrival
-		want.Trace = envelope.Trace{Origin: envelope.FromLocal, UID: uint32(os.Getuid())}
+		want.Trace = envelope.Trace{Origin: origin, UID: uint32(os.Getuid())}
 		want.Recipients = []envelope.Recipient{
 			{Address: mbox(t, "a@example.net"), Original: mbox(t, "a@example.net"), Notify: dsn.NotifyDelay, ORCPT: orcpt},
 			{Address: mbox(t, "root"), Original: mbox(t, "root")},
@@ -234,7 +236,7 @@ func TestSubmission(t *testing.T) {
 		}
 	}
 	line := fmt.Sprintf("%s: uid=%d from=<s@example.org>", testID, os.Getuid())
-	if want := line + "\n" + line; s.log.String() != want {
+	if want := line + "\n" + line + "\n" + line; s.log.String() != want {
 		t.Errorf("log\n%s\nwant\n%s", s.log, want)
 	}
 }

@@ -133,7 +133,11 @@ func (m *message) begin(ctx context.Context) (queueid.ID, transaction, error) {
 // and for whom.
 func (m *message) own() {
 	m.e.Arrival = time.Now()
-	m.e.Trace = envelope.Trace{Origin: envelope.FromLocal, UID: m.uid}
+	origin := envelope.FromLocal
+	if m.e.Trace.Origin == envelope.FromGateway { // sendmail -G: it gives up something
+		origin = envelope.FromGateway
+	}
+	m.e.Trace = envelope.Trace{Origin: origin, UID: m.uid}
 	for i := range m.e.Recipients {
 		m.e.Recipients[i].Original = m.e.Recipients[i].Address
 	}

@@ -44,7 +44,7 @@ func Decode(d *wire.Decoder) *Envelope {
 		Body:     Body(d.Enum(uint8(Body8BitMIME))),
 		SMTPUTF8: d.Bool(),
 		Trace: Trace{
-			Origin:     Origin(d.Enum(uint8(FromSystem))),
+			Origin:     Origin(d.Enum(uint8(FromGateway))),
 			Protocol:   d.Text(maxProtocol),
 			Helo:       d.Text(MaxName),
 			ClientName: d.Text(MaxName),

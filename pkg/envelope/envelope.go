@@ -29,6 +29,7 @@ const (
 	FromNetwork Origin = iota // smtpd, port 25: content is relayed as it is
 	FromLocal                 // pickup, or a submission port: missing headers are added
 	FromSystem                // our own notifications
+	FromGateway               // pickup, of a program that passes on what came from elsewhere: as it is
 )
 
 // Trace is what the Received field and the log say of a message's way here.

@@ -262,6 +262,7 @@ func (s *submission) copyTo(w io.Writer, h *head, b *body, sender addr.Mailbox) 
 	fields := h.added
 	// The mail system completes the rest, but does not know the name.
 	switch {
+	case s.options.gateway:
 	case h.resent && !h.hasResentFrom:
 		fields += fromField("Resent-From", s.fullName(), sender)
 	case !h.resent && !h.hasFrom:
@@ -286,6 +287,9 @@ func (s *submission) recipient(m addr.Mailbox) envelope.Recipient {
 // envelope is what the command line and the caller's account say.
 func (s *submission) envelope() (*envelope.Envelope, error) {
 	e := &envelope.Envelope{Arrival: time.Now(), Return: s.ret, EnvID: s.envID, Body: s.body, Trace: envelope.Trace{Origin: envelope.FromLocal}}
+	if s.options.gateway {
+		e.Trace.Origin = envelope.FromGateway
+	}
 	for _, arg := range s.options.recipients {
 		list, err := header.ParseAddressList(arg)
 		if err != nil {

@@ -35,6 +35,7 @@ type options struct {
 	envID      string
 	body       envelope.Body
 	verbose    bool
+	gateway    bool // -G: the header is not for us to complete
 	recipients []string
 	flush      []queueid.ID // -qI; none for all
 	site       string       // -qR
@@ -111,7 +112,9 @@ func (o *options) letter(c byte) error {
 		o.mode = nothingMode
 	case 'v':
 		o.verbose = true
-	case 'G', 'c', 'm', 'n', 's', 'U', 'x':
+	case 'G':
+		o.gateway = true
+	case 'c', 'm', 'n', 's', 'U', 'x':
 		// Nothing here depends on them.
 	default:
 		return fmt.Errorf("unknown option -%c", c)

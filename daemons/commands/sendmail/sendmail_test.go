@@ -67,7 +67,8 @@ func TestOptions(t *testing.T) {
 			return o.name == "name" && o.notify.String() == "FAILURE,DELAY" && o.ret.String() == "HDRS" && o.envID == "id"
 		}},
 		{"-em -eq -e p x", func(o *options) bool { return o.mode == submitMode && reflect.DeepEqual(o.recipients, []string{"x"}) }},
-		{"-h 3 -L tag -O opt -A c -G -n -U -v x", func(o *options) bool { return reflect.DeepEqual(o.recipients, []string{"x"}) }},
+		{"-h 3 -L tag -O opt -A c -n -U -v x", func(o *options) bool { return !o.gateway && reflect.DeepEqual(o.recipients, []string{"x"}) }},
+		{"-Gi x", func(o *options) bool { return o.gateway && o.ignoreDots }},
 	}
 	for _, tt := range tests {
 		o, err := parseOptions("sendmail", strings.Fields(tt.args))

@@ -8,6 +8,8 @@ var inputs = []input{
 	// sendmail, as programs call it.
 	{name: "sendmail", user: "ann", script: `printf 'Subject: x\n\nbody\nFrom here\n.\nnot this\n' | sendmail bob`},
 	{name: "sendmail -t", user: "bob", script: `printf 'To: Ann <ann>, dora\nCc: carl@localhost\nBcc: bob\nSubject: x\n\n.\nbody' | sendmail -t -oi`},
+	{name: "sendmail -G", user: "bob", script: `printf 'From: x\nTo: Ann <ann>\nBcc: bob\nSubject: x\n\nbody\n' | sendmail -G -i -f bob@example.org ann dora`},
+	{name: "sendmail -G, empty", user: "bob", script: `printf '\nbody\n' | sendmail -G -i -F Name ann`},
 	{name: "sendmail -F", user: "carl", script: `printf 'Subject: x\n\nbody\n' | sendmail -i -F 'Cron Daemon' -f bob@example.org -odi -B8BITMIME ann`},
 	{name: "sendmail -F, special", user: "carl", script: `printf 'Subject: x\n\nbody\n' | sendmail -i -F 'A. "B" (C), D' ann`},
 	{name: "sendmail -FName", user: "root", script: `printf 'To: ann\nX-Long: %01000d\n\nGröße\n' 1 | sendmail -FCronDaemon -i -odi -oem -B8BITMIME dora`},
