@@ -117,6 +117,7 @@ func TestSandbox(t *testing.T) {
 			}
 			s.idle()
 			healthy(t, s.Machine)
+			s.links()
 		})
 	}
 }
@@ -525,4 +526,21 @@ func (s sandboxes) inside(daemon, tag string, commands [][]string) map[string]st
 		}
 	}
 	return got
+}
+
+// links: what root does at boot, and when the package is installed, follows no link that a
+// daemon has left in a directory of its own.
+func (s sandboxes) links() {
+	s.t.Helper()
+	s.Script("systemctl stop 'posthouse-*.socket' 'posthouse-*.service'; install -d -m 700 /srv/victim")
+	for _, target := range []string{"/srv/victim", "/srv/none"} {
+		s.Script("cd " + spoolDir + "/incoming; setpriv --reuid=_ph-cleanup --regid=_ph-cleanup --groups=_ph-queue sh -c 'mv spare aside && ln -s " + target + " spare'")
+		_, _ = s.Try("systemd-tmpfiles", "--create", "posthouse.conf", "posthouse-maildrop.conf") // says that it does not like it
+		if got := s.Script("stat -c '%U %G %a' /srv/victim; ls /srv/victim /srv/none 2>&1 || true"); got != "root root 700\nls: cannot access '/srv/none': No such file or directory\n/srv/victim:\n" {
+			s.t.Errorf("a link to %s: %s", target, got)
+		}
+		s.Script("cd " + spoolDir + "/incoming; rm spare; mv aside spare")
+	}
+	s.Run("systemd-tmpfiles", "--create", "posthouse.conf", "posthouse-maildrop.conf")
+	s.Run("systemctl", "start", "posthouse.target")
 }
