@@ -152,6 +152,13 @@ func TestReadHead(t *testing.T) {
 		{in: "To: a@b,\n c@d\n", want: "a@b c@d"},
 		{in: "To: friends: a@b, c@d;\n\n", want: "a@b c@d"},
 		{in: "no header\n", want: ""},
+		{in: "Bcc: a@b,\n\tc@d\nTo : e@f\nto\t: g@h\nTO: i@j\n\n", want: "a@b c@d e@f g@h i@j"},
+		{in: "To: \"Bcc: no@no\" <a@b>, =?utf-8?q?no=40no=2C?= <c@d>\n\n", want: "a@b c@d"},
+		{in: "To: (no@no, ((x) no@no)) a@b (c),,, <@relay:c@d>,\n\n", want: "a@b c@d"},
+		{in: "To: undisclosed-recipients:;\nBcc: g: a@b; , h: c@d (x;y), e@f;\n\n", want: "a@b c@d e@f"},
+		{in: " To: no@no\n\n", want: ""},
+		{in: "To\n: no@no\n\n", want: ""},
+		{in: "To:" + strings.Repeat(" a@b,\n", 10_000) + "\n", want: strings.TrimSuffix(strings.Repeat("a@b ", 10_000), " ")},
 	} {
 		in := newInput(strings.NewReader(tt.in), false)
 		h, err := readHead(in, true)
@@ -171,8 +178,13 @@ func TestReadHead(t *testing.T) {
 			t.Errorf("%q became %q", tt.in, got)
 		}
 	}
-	if _, err := readHead(newInput(strings.NewReader("To: <a@b\n\n"), false), true); err == nil {
-		t.Error("half an address is taken")
+	for _, in := range []string{
+		"To: <a@b\n\n", "To: a@b\rBcc: c@d\n\n", "To: a@b c@d\n\n", "To: \"a <a@b>\n\n", "To: a@b\x00,c@d\n\n", "To: a\\@x@b\n\n",
+		"To: " + strings.Repeat("(", 1000) + strings.Repeat(")", 1000) + " a@b\n\n", "To: " + strings.Repeat("(", 100_000) + "\n\n",
+	} {
+		if h, err := readHead(newInput(strings.NewReader(in), false), true); err == nil {
+			t.Errorf("%.60q is taken: %v", in, h.recipients)
+		}
 	}
 	if _, err := readHead(newInput(bytes.NewReader(bytes.Repeat([]byte("X-Y: z\n"), 1<<20)), false), true); err == nil {
 		t.Error("an endless header is taken")
