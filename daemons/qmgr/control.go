@@ -226,10 +226,11 @@ func (o *operation) wish(msg *message) (news, fits bool) {
 	case queuectl.Release:
 		if msg.want == wantHold {
 			msg.want = wantDelivery
+			msg.anew = true // of what was to come next nothing has been tried
 		}
 		return msg.want != before, false
 	case queuectl.Retry:
-		msg.anew = msg.ended
+		msg.anew = msg.anew || msg.ended
 		return true, true // it is under way, or about to be
 	}
 	return msg.want != before, true

@@ -266,3 +266,31 @@ func TestInterrupted(t *testing.T) {
 		})
 	}
 }
+
+// TestReleaseOfTheActive: what came to its turn while a message was to be held is tried as
+// soon as the message, which was released meanwhile, has been put away.
+func TestReleaseOfTheActive(t *testing.T) {
+	in(t, "queue: {retry: {min: 1h}}\ntransports: {smtp: {concurrency: 1, recipients: 1}}\n", func(w *world) {
+		w.pause = func(r *delivery.Request) {
+			if r.Recipients[0].Address.Local() == "slow" {
+				time.Sleep(2 * time.Minute)
+			} else {
+				time.Sleep(10 * time.Second)
+			}
+		}
+		id := w.put(queue.Incoming, 1, "slow@x.example", "a@y.example", "b@y.example")
+		w.m.start()
+		w.wait(time.Second)
+		w.do(queuectl.Hold, 1, id)
+		w.wait(15 * time.Second)
+		w.do(queuectl.Release, 1, id)
+		w.wait(3 * time.Minute)
+		w.expect("")
+		for _, to := range []string{"slow@x.example", "a@y.example", "b@y.example"} {
+			if w.delivered[to] != 1 {
+				t.Errorf("delivered %v", w.delivered)
+			}
+		}
+		w.m.stop()
+	})
+}
