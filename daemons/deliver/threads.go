@@ -87,8 +87,11 @@ func (j *job) do(ctx context.Context) (*deliver.Reply, error) {
 	return reply, nil
 }
 
+// private is what is the service's own (PrivateTmp=), and goes with it.
+var private = []string{"/tmp", "/var/tmp"}
+
 func (j *job) user(id *identity) *files.User {
-	return &files.User{Name: j.what.User, Home: id.account.Home, UID: id.UID, Sync: j.sync}
+	return &files.User{Name: j.what.User, Home: id.account.Home, UID: id.UID, Sync: j.sync, Private: private}
 }
 
 // first does what is asked for, and reports whether what is to be done else is still

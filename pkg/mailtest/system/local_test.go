@@ -172,6 +172,7 @@ func localTrouble(t *testing.T, m *mailtest.Machine) {
 		{"systemctl stop posthouse-deliver.socket", "deliver is switched off: enable posthouse-deliver.socket", "systemctl start posthouse-deliver.socket"},
 		{"systemctl stop posthouse-local.socket", "enable posthouse-local.socket", "systemctl start posthouse-local.socket"},
 		{"chmod 666 /home/erin/.forward", "/home/erin/.forward is not read", "rm /home/erin/.forward"},
+		{"echo /var/tmp/erin >/home/erin/.forward; chown erin: /home/erin/.forward", "/var/tmp is one of the mail system's own", "rm /home/erin/.forward"},
 	} {
 		subject := fmt.Sprintf("Subject: trouble %d\n", n)
 		m.Script(c.breaks)

@@ -22,6 +22,8 @@ type User struct {
 	Home string // absolute and clean
 	UID  uint32
 	Sync mailbox.Syncer
+	// Where a file system that goes away with the service may be mounted.
+	Private []string
 
 	home *os.File // once it has been opened
 }

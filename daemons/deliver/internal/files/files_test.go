@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"posthouse/pkg/dsn"
 	"posthouse/pkg/durable"
 	"posthouse/pkg/protocol/deliver"
 )
@@ -301,4 +302,25 @@ func (f *taken) Read(p []byte) (int, error) {
 	n, err := f.File.Read(p[:10])
 	f.Close()
 	return n, err
+}
+
+// TestPrivate: mail is not put where it goes away with the service, nor by a link.
+func TestPrivate(t *testing.T) {
+	d := &dialogue{t, self(t), queueFile(t)}
+	d.user.Private = []string{"/none", "/proc"} // a mount of its own
+	if err := os.Symlink("/proc/self", filepath.Join(d.user.Home, "link")); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/proc/self/mbox", "/proc/self/", "link/mbox"} {
+		r := request(deliver.Mailbox)
+		r.Path = path
+		if reply := d.ask(r); reply.Status.String() != "4.2.0" || !strings.Contains(reply.Text, "/proc is one of the mail system's own") {
+			t.Errorf("%s: %+v", path, reply)
+		}
+	}
+	r := request(deliver.Mailbox)
+	r.Path = "mbox"
+	if reply := d.ask(r); reply.Status.Class() != dsn.Success {
+		t.Errorf("%+v", reply)
+	}
 }

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"posthouse/pkg/dsn"
 	"posthouse/pkg/mailbox"
 	"posthouse/pkg/protocol/deliver"
@@ -73,12 +75,41 @@ func (u *User) mailbox(r *deliver.Request, content io.ReadSeeker) (string, error
 
 // dir opens the directory at an absolute path. The way to the home directory is not
 // gone twice.
-func (u *User) dir(path string, create bool) (*os.File, error) {
+func (u *User) dir(path string, create bool) (dir *os.File, err error) {
 	rest, beneath := strings.CutPrefix(path, u.Home+"/")
 	if u.home == nil || !beneath {
-		return mailbox.OpenDir(path, create)
+		dir, err = mailbox.OpenDir(path, create)
+	} else {
+		dir, err = mailbox.OpenDirIn(u.home, rest, create)
 	}
-	return mailbox.OpenDirIn(u.home, rest, create)
+	if err != nil {
+		return nil, err
+	}
+	if err := u.stays(dir); err != nil {
+		_ = dir.Close() // read-only
+		return nil, err
+	}
+	return dir, nil
+}
+
+// stays reports as an error that what is put into dir goes away with the service. Links
+// may lead there: it is the mount that counts.
+func (u *User) stays(dir *os.File) error {
+	const mountID = unix.STATX_MNT_ID
+	var root, there, st unix.Statx_t
+	if err := unix.Statx(int(dir.Fd()), "", unix.AT_EMPTY_PATH, mountID, &there); err != nil {
+		return os.NewSyscallError("statx", err)
+	}
+	if err := unix.Statx(unix.AT_FDCWD, "/", 0, mountID, &root); err != nil {
+		return os.NewSyscallError("statx", err)
+	}
+	for _, path := range u.Private {
+		err := unix.Statx(unix.AT_FDCWD, path, 0, mountID, &st)
+		if err == nil && st.Mnt_id == there.Mnt_id && st.Mnt_id != root.Mnt_id {
+			return fmt.Errorf("%s is one of the mail system's own, in which nothing stays", path)
+		}
+	}
+	return nil
 }
 
 // maildir delivers to the Maildir at path, which is made where it is missing.
