@@ -209,9 +209,13 @@ func (m *manager) isLast(msg *message) bool {
 	return msg.ended
 }
 
-// plan notes when recipients are tried again. msg.file is held.
+// plan notes when recipients are tried again: whom the end of this process has interrupted
+// at once, though others of the message, who had failed before, wait. msg.file is held.
 func (m *manager) plan(msg *message, results []queue.IndexedResult) {
-	next := m.now().Add(m.delay(msg))
+	next := m.now()
+	if m.ctx.Err() == nil {
+		next = next.Add(m.delay(msg))
+	}
 	for k := range results {
 		if results[k].Status.Class() == dsn.Transient {
 			if msg.next == nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -265,6 +266,37 @@ func TestInterrupted(t *testing.T) {
 			w.expect("")
 		})
 	}
+}
+
+// TestInterruptedOne: who is interrupted is tried at once by the next process, and who had
+// failed before keeps his time.
+func TestInterruptedOne(t *testing.T) {
+	in(t, "queue: {retry: {min: 1h}}\n", func(w *world) {
+		w.answer = byLocal
+		w.pause = func(r *delivery.Request) {
+			if r.Nexthop == "y.example" {
+				time.Sleep(10 * time.Minute)
+				w.mu.Lock()
+				w.agentErr = errors.New("interrupted")
+				w.mu.Unlock()
+			}
+		}
+		w.put(queue.Incoming, 1, "later@x.example", "a@y.example")
+		w.run(5 * time.Minute)
+		w.expect("deferred")
+		w.boot(w.m.config())
+		w.pause, w.agentErr, w.answer = nil, nil, func(envelope.Recipient) delivery.Result { return success }
+		w.m.start()
+		w.wait(time.Minute)
+		w.set(func() {
+			if w.delivered["a@y.example"] != 1 || w.delivered["later@x.example"] != 0 {
+				t.Errorf("delivered %v", w.delivered)
+			}
+		})
+		w.wait(2 * time.Hour)
+		w.m.stop()
+		w.expect("")
+	})
 }
 
 // TestReleaseOfTheActive: what came to its turn while a message was to be held is tried as
