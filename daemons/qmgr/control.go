@@ -64,7 +64,7 @@ func (m *manager) control(r queuectl.Request) queuectl.Reply {
 		reply.Err = dsn.Errorf("4.3.2", "the queue manager is going down, and has not looked at all messages")
 		return reply
 	}
-	if o.trouble != nil {
+	if o.trouble != nil && (o.left == nil || len(o.left) > 0) { // or it was not in the way
 		reply.Err = dsn.Errorf("4.3.0", "not all that was asked for could be done: %s (the log has more)", maillog.Printable(o.trouble.Error()))
 	}
 	for _, id := range r.IDs {
@@ -100,7 +100,9 @@ func (o *operation) failed(err error) {
 func (o *operation) all() {
 	o.memory()
 	if o.op == queuectl.Retry {
-		o.listBuckets() // the command may be what has started this process
+		if err := o.listBuckets(); err != nil { // the command may be what has started this process
+			o.failed(err)
+		}
 		o.mu.Lock()
 		n, err := o.rush()
 		o.settle()

@@ -91,3 +91,29 @@ func TestCommandsMeetTrouble(t *testing.T) {
 		})
 	}
 }
+
+// TestTroubleElsewhere: where a message has been found it does not count what there was
+// elsewhere; that nothing can be found does.
+func TestTroubleElsewhere(t *testing.T) {
+	in(t, "", func(w *world) {
+		w.answer = func(envelope.Recipient) delivery.Result { return full }
+		id := w.put(queue.Hold, 1, "a@x.example")
+		w.put(queue.Incoming, 2, "a@x.example")
+		w.m.start()
+		w.wait(time.Minute)
+		w.m.spool.disk = striking(func(c string, _ queueid.ID) error {
+			if c == "readdir" {
+				return syscall.EIO
+			}
+			return nil
+		})
+		reply := w.m.control(queuectl.Request{Op: queuectl.Delete, IDs: []queueid.ID{id}})
+		if reply.Err != nil || reply.Done != 1 {
+			t.Errorf("%+v", reply)
+		}
+		if reply = w.m.control(queuectl.Request{Op: queuectl.Retry, All: true}); reply.Err == nil {
+			t.Errorf("%+v", reply)
+		}
+		w.m.stop()
+	})
+}

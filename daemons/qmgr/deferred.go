@@ -24,7 +24,7 @@ func (m *manager) feedDeferred() {
 	for {
 		known := true
 		if now := m.now(); listed.IsZero() || now.Sub(listed) >= scanInterval {
-			if known = m.listBuckets(); known {
+			if known = m.listBuckets() == nil; known {
 				listed = now
 			}
 		}
@@ -60,14 +60,14 @@ func (m *manager) feedDeferred() {
 }
 
 // listBuckets looks which buckets there are: others may have put messages into
-// the queue, from a backup or another machine. It reports false where it cannot.
-func (m *manager) listBuckets() bool {
+// the queue, from a backup or another machine. The error is that it cannot; it is in the log.
+func (m *manager) listBuckets() error {
 	names, strays, err := m.spool.deferred()
 	if err != nil {
 		if m.said.isNew(queue.Deferred, err.Error()) {
 			m.log.Error(nil, "%v", err)
 		}
-		return false
+		return err
 	}
 	m.said.forget(queue.Deferred)
 	m.mu.Lock()
@@ -83,7 +83,7 @@ func (m *manager) listBuckets() bool {
 			m.log.Error(nil, "%v", err)
 		}
 	}
-	return true
+	return nil
 }
 
 // earliest returns the bucket that is due first, and when. Nothing that was
