@@ -220,7 +220,7 @@ func slowCommand(t *testing.T, m *mailtest.Machine) {
 // return the message, once and soon; who has no home has a mailbox all the same.
 func localLimits(t *testing.T, m *mailtest.Machine) {
 	t.Helper()
-	configure(m, "zz-local", "limits: {message_size: 1MiB}\nlocal: {mailbox_size: 1MiB, command_timeout: 1s}\n")
+	configure(m, "zz-local", "limits: {message_size: 1MiB}\nlocal: {mailbox_size: 1MiB, command_timeout: 10s}\n")
 	m.Script("useradd --create-home full; printf 'From x\\n%01048560d\\n\\n' 1 >/var/mail/full; chown full /var/mail/full; useradd --no-create-home homeless; useradd --create-home lost; rm -r /home/lost")
 	full := m.Run("sha256sum", "/var/mail/full")
 	for to, want := range map[string]string{
