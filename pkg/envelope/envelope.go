@@ -39,7 +39,7 @@ type Trace struct {
 	Helo       string     // as the client claimed; printable
 	ClientName string     // verified name of the client, or "unknown"
 	ClientAddr netip.Addr // zero for a local submission
-	UID        uint32     // who submitted, for FromLocal without ClientAddr
+	UID        uint32     // who submitted, for FromLocal and FromGateway without ClientAddr
 }
 
 // Recipient is one recipient of a message.
