@@ -44,7 +44,7 @@ var sources = map[queuectl.Op][]string{
 }
 
 func (m *manager) control(r queuectl.Request) queuectl.Reply {
-	o := &operation{manager: m, op: r.Op}
+	o := &operation{manager: m, op: r.Op, begun: m.now().Truncate(time.Microsecond)} // as a file has it
 	if r.Op == queuectl.Retry || r.Op == queuectl.Requeue {
 		m.mu.Lock()
 		m.sched.ReviveAll()
@@ -84,6 +84,9 @@ type operation struct {
 	done uint32              // messages
 	cut  bool                // the daemon has to go, and the disk has not been looked through
 
+	begun  time.Time
+	looked bool // the disk has been looked through, for all
+
 	trouble error // the first that the disk made
 }
 
@@ -114,7 +117,14 @@ func (o *operation) all() {
 		return
 	}
 	o.disk()
+	o.looked = true
 	o.memory()
+}
+
+// hasMoved reports whether msg is in memory because it has been requeued by o, which is for
+// all, or may be. m.mu is held.
+func (o *operation) hasMoved(msg *message) bool {
+	return o.looked && (!msg.requeued.Before(o.begun) || msg.turn == nil && msg.from.bucket == dueBucket)
 }
 
 // rounds is how often messages are looked for by ID: one that is on its way
@@ -224,6 +234,9 @@ func (o *operation) wish(msg *message) (news, fits bool) {
 	case queuectl.Delete:
 		msg.want = wantDeletion
 	case queuectl.Requeue:
+		if o.hasMoved(msg) {
+			return false, false
+		}
 		msg.want = wantRequeue
 	case queuectl.Release:
 		if msg.want == wantHold {

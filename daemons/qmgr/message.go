@@ -55,6 +55,8 @@ type message struct {
 	outside   party // for whom it waits outside of memory, or has waited
 	coming    bool  // it has come back from there, or is about to
 
+	requeued time.Time // when the administrator asked for it to be new, for which it has been taken up
+
 	moving *sync.WaitGroup // of who waits until it has left its bucket; or nil
 }
 
@@ -93,7 +95,8 @@ func (m *manager) load(msg *message) {
 		m.notLoaded(msg)
 		return
 	}
-	if !msg.q.Requeued.IsZero() && !msg.before { // who has been tried meanwhile would be new, too
+	requeued := msg.q.Requeued
+	if !requeued.IsZero() && !msg.before { // who has been tried meanwhile would be new, too
 		m.renew(msg)
 	}
 	e := msg.q.Envelope
@@ -104,6 +107,7 @@ func (m *manager) load(msg *message) {
 	}
 	m.mu.Lock()
 	msg.sender = party{sender: sender}
+	msg.requeued = requeued
 	crowded := msg.outside == party{} && msg.want == wantDelivery && m.isCrowded(msg.sender)
 	if crowded {
 		msg.crowded = msg.sender
