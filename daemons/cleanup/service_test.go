@@ -84,11 +84,16 @@ func TestSubmit(t *testing.T) {
 	if r := m.Envelope.Recipients[0]; r.Address.String() != "root@example.org" || r.Original.String() != "root" || r.ORCPT.String() != "rfc822;root@example.org" {
 		t.Errorf("recipient %+v", r)
 	}
-	id3, err := s.submit(t, fromLocal(t, "root"), "Subject: x\r\n\r\n")
+	passedOn := fromLocal(t, "root")
+	passedOn.Trace.Origin = envelope.FromGateway
+	id3, err := s.submit(t, passedOn, "Subject: x\r\n\r\n")
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, _ = s.read(t, id3)
+	m, got = s.read(t, id3)
+	if !strings.HasSuffix(got, "\r\nSubject: x\r\n\r\n") || m.Envelope.Trace.Origin != envelope.FromLocal {
+		t.Errorf("passed on: %+v, %q", m.Envelope.Trace, got)
+	}
 	if r := m.Envelope.Recipients[0]; r.Original.String() != "root" || r.ORCPT.String() != "rfc822;root@example.org" {
 		t.Errorf("the only recipient: %+v", r)
 	}

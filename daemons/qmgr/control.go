@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -110,9 +111,8 @@ func (o *operation) all() {
 		n, err := o.rush()
 		o.settle()
 		o.mu.Unlock()
-		if o.done += n; err != nil {
-			o.failed(err)
-		}
+		o.done += n
+		o.trouble = cmp.Or(o.trouble, err)
 		wake(o.kick2) // some may be due by themselves
 		return
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"io/fs"
 	"maps"
@@ -196,8 +197,9 @@ func (m *manager) rush() (count uint32, failed error) {
 				count += n
 			}
 		}
-		if failed == nil && !errors.Is(err, fs.ErrNotExist) {
-			failed = err
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			m.log.Warn(nil, "%v", err)
+			failed = cmp.Or(failed, err)
 		}
 	}
 	return count, failed
