@@ -120,7 +120,8 @@ func (l *load) tooFew(t *testing.T, d string) {
 func (l *load) flush() {
 	l.t.Helper()
 	l.WaitFor("the end of deliveries", 3*time.Minute, func() bool {
-		l.Script("posthouse queue retry --all; printf x >/run/posthouse/public/qmgr")
+		// It says so where qmgr has no descriptor to look with.
+		l.Script("posthouse queue retry --all || [ $? = 75 ]; printf x >/run/posthouse/public/qmgr")
 		return l.Script("cd "+spoolDir+" && for i in 1 2; do find deferred hold incoming active -type f ! -path '*/spare/*' || echo changes; done") == ""
 	})
 }

@@ -139,7 +139,7 @@ func (l *load) fullAtDelivery(t *testing.T) {
 	fill(l.Machine, spoolDir)
 	before := l.said("qmgr", "no space left on device")
 	l.WaitFor("qmgr to notice", 2*time.Minute, func() bool { // there is room in the last page of most files
-		l.Run("posthouse", "queue", "retry", "--all")
+		l.Script("posthouse queue retry --all || [ $? = 75 ]") // which it says, too, where that was in its way
 		return l.said("qmgr", "no space left on device") > before
 	})
 	l.Run("systemctl", "start", "posthouse-virtual.socket", "posthouse-smtp.socket")
