@@ -263,10 +263,17 @@ func (m *Machine) Start(name string, command ...string) {
 	m.Run(append([]string{"systemd-run", "--quiet", "--collect", "--unit", name, "--"}, command...)...)
 }
 
-// Stop stops units.
+// Stop stops units. A client, or a timer, that would have one start just now cancels that
+// (systemctl says so), and it is stopped again.
 func (m *Machine) Stop(units ...string) {
 	m.t.Helper()
-	m.Run(append([]string{"systemctl", "stop"}, units...)...)
+	m.WaitFor("units to stop", CommandTimeout, func() bool {
+		r, err := m.Try(append([]string{"systemctl", "stop"}, units...)...)
+		if err != nil || r.Code != 0 && !strings.Contains(r.Stderr, " canceled") {
+			m.t.Fatalf("systemctl stop %s: %+v, %v", units, r, err)
+		}
+		return r.Code == 0
+	})
 	m.Settle() // what is part of a target stops after it
 }
 

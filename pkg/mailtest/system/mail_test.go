@@ -65,7 +65,7 @@ func mailHost(t testing.TB, suite, more string) *mailtest.Machine {
 // been quiet for seconds.
 func configure(m *mailtest.Machine, name, text string) {
 	m.WriteFile("/etc/posthouse/conf.d/"+name+".yaml", text, 0o644)
-	m.Run("systemctl", "stop", "posthouse-*.service")
+	m.Stop("posthouse-*.service")
 }
 
 // healthy: no unit has failed, nothing was killed by a filter, no daemon has

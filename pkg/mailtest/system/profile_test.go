@@ -106,7 +106,7 @@ func smarthost(t *testing.T, m *mailtest.Machine) {
 	if out := m.Run("posthouse", "profile", "workstation"); strings.Contains(out, "cron") {
 		t.Errorf("a hint all the same: %s", out)
 	}
-	m.Run("systemctl", "stop", "posthouse-*.service") // they remember for a while
+	m.Stop("posthouse-*.service") // they remember for a while
 	for _, to := range []string{"root", "root@mail.example.org", "root@localhost"} {
 		m.RunInput([]byte("Subject: from cron\n\nx\n"), "sendmail", "-i", "-FCronDaemon", to)
 	}
@@ -130,7 +130,7 @@ func smarthost(t *testing.T, m *mailtest.Machine) {
 // socket does not switch it on, and systemd does not try again and again.
 func unmanaged(t *testing.T, m *mailtest.Machine) {
 	t.Helper()
-	m.Run("systemctl", "stop", "posthouse-*.service", "posthouse-qmgr.socket")
+	m.Stop("posthouse-*.service", "posthouse-qmgr.socket")
 	if out, code := swaks(t, m, "--to", mailFor, "--header", "Subject: without qmgr"); code != 0 {
 		t.Errorf("qmgr off: %s", out)
 	}

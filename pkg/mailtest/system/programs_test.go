@@ -54,7 +54,8 @@ var mailSystems = map[string]mailSystem{
 		// Postfix's local has each recipient delivered by itself.
 		dovecot: `printf '%s\n' 'local: {mailbox_transport: "lmtp:unix:/run/dovecot/lmtp"}' 'transports: {lmtp: {recipients: 1}}' >/etc/posthouse/conf.d/dovecot.yaml
 			posthouse check
-			systemctl stop posthouse-local.service posthouse-rewrite.service posthouse-qmgr.service`,
+			systemctl stop posthouse-local.service posthouse-rewrite.service posthouse-qmgr.service ||
+				systemctl stop posthouse-local.service posthouse-rewrite.service posthouse-qmgr.service # the timer cancels one`,
 		queue: "cd /var/spool/posthouse && for i in 1 2; do find deferred hold incoming active corrupt -type f ! -path '*/spare/*' || echo changes; done",
 	},
 	"postfix": {

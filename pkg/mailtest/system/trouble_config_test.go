@@ -179,7 +179,7 @@ func (l *load) brokenStart(t *testing.T) {
 	l.send(4) // what is in the queue waits
 	l.Run("systemctl", "start", "posthouse-virtual.socket")
 	mend := l.spoil(fault{"", mainFile, `printf 'origin: example.org\nhostnam: x\n' >"$1"`, ""})
-	l.Run("systemctl", "stop", "posthouse-*.service")
+	l.Stop("posthouse-*.service")
 	l.Script("printf x >/run/posthouse/public/qmgr")
 	l.Start("patient", "sh", "-c", `printf 'Subject: patient\n\nx\n' | sendmail alice@example.net; echo status $?`)
 	starts := []string{"qmgr", "pickup"}
