@@ -4,7 +4,7 @@
 set -eu
 
 # PACKAGE=PROOF: a command, or with a slash a file, that is there when the package is.
-check='gcc=gcc libc6-dev=/usr/include/stdlib.h git=git make=make systemd=systemd-analyze'
+check='gcc=gcc libc6-dev=/usr/include/stdlib.h git=git make=make systemd=systemd-analyze zsh=zsh'
 # The first is what dpkg-checkbuilddeps wants to see.
 deb='build-essential=/usr/share/doc/build-essential debhelper=dh dpkg-dev=dpkg-buildpackage fakeroot=fakeroot'
 rpm='rpm=rpmbuild'

@@ -90,6 +90,9 @@ func TestUserErrors(t *testing.T) {
 	if got := userStatus(fmt.Errorf("users: %w", &os.PathError{Op: "write", Path: "x", Err: unix.ENOSPC})); got != cli.IOErr {
 		t.Errorf("a full disk: status %d", got)
 	}
+	if got := userStatus(fmt.Errorf("users: %w", &os.LinkError{Op: "rename", Old: "x", New: "y", Err: unix.EROFS})); got != cli.IOErr {
+		t.Errorf("a disk that is read-only: status %d", got)
+	}
 	if err := os.WriteFile(dir+"/posthouse.yaml", []byte("orign: a.example\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}

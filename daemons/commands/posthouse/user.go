@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -93,7 +94,7 @@ func userStatus(err error) int {
 		return cli.TempFail
 	case errors.As(err, new(configError)):
 		return cli.Config
-	case errors.As(err, new(*fs.PathError)): // the disk is full, or read-only
+	case errors.As(err, new(*fs.PathError)), errors.As(err, new(*os.LinkError)): // the disk is full, or read-only
 		return cli.IOErr
 	}
 	return cli.DataErr

@@ -31,16 +31,16 @@ func TestCallers(t *testing.T) {
 	t.Parallel()
 	m := mailHost(t, "trixie", "")
 	// More than is kept in memory: where no file can be written it is passed on as it comes.
-	m.Script("{ echo; seq 200000; } >/root/body")
+	m.Script("{ echo; seq 200000; } >/srv/body")
 	for _, caller := range callers {
-		r, err := m.TryInput(nil, "bash", "-c", `{ echo "Subject: $1"; cat /root/body; } | eval "$1"`, "bash", caller)
+		r, err := m.TryInput(nil, "bash", "-c", `{ echo "Subject: $1"; cat /srv/body; } | eval "$1"`, "bash", caller)
 		if err != nil || r.Code != 0 {
 			t.Errorf("%s: %+v, %v", caller, r, err)
 			continue
 		}
 		emptyQueue(m, time.Minute)
 		got := takeAll(t, m, alice)
-		if len(got) != 1 || !strings.Contains(got[0], "\nSubject: "+caller+"\n") || !strings.HasSuffix(got[0], "\n\n"+m.ReadFile("/root/body")[1:]) {
+		if len(got) != 1 || !strings.Contains(got[0], "\nSubject: "+caller+"\n") || !strings.HasSuffix(got[0], "\n\n"+m.ReadFile("/srv/body")[1:]) {
 			t.Errorf("%s: %d messages have arrived", caller, len(got))
 		}
 	}
