@@ -275,7 +275,7 @@ func TestTrouble(t *testing.T) {
 		return ctx
 	})
 	one(t, func(*service, *agent.Job) context.Context {
-		t.Setenv("TMPDIR", "/nonexistent") // or full
+		t.Setenv("TMPDIR", t.TempDir()+"/none") // or full
 		return t.Context()
 	})
 }

@@ -87,7 +87,7 @@ func TestEnvironment(t *testing.T) {
 		}
 	}
 	u := self(t)
-	u.Home = "/nonexistent"
+	u.Home = filepath.Join(t.TempDir(), "none")
 	r := request()
 	r.Command = "test `pwd` = /"
 	if got := serve(t, u, nil).ask(r); got.Status.Class() != dsn.Success {
