@@ -295,11 +295,11 @@ func (s *sending) transferNothing() error {
 		s.broken = true
 		return &Error{Verdict: dsn.Errorf("4.5.0", "host %s wants data for no recipient", s.o.Peer)}
 	}
-	_, err := s.ask(s.ctx, endOfData, ".")
+	reply, err := s.ask(s.ctx, endOfData, ".")
 	if err != nil {
 		return err
 	}
-	s.open = false
+	s.open = !reply.positive() // as in end
 	return nil
 }
 
