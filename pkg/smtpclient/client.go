@@ -127,8 +127,22 @@ func later(ctx context.Context, by time.Duration) (context.Context, context.Canc
 // is drawn near. The caller calls the result when it is done.
 func (c *Client) arm(ctx context.Context, s stage) (disarm func()) {
 	c.setDeadline(time.Now().Add(stages[s].timeout))
-	stop := context.AfterFunc(ctx, func() { c.setDeadline(time.Now()) })
-	return func() { stop() }
+	return c.hurry(ctx)
+}
+
+// hurry draws the deadline near where ctx ends before stop is called. After that it does
+// not: it might cut short what has another deadline, the wait for the reply to a message.
+func (c *Client) hurry(ctx context.Context) (stop func()) {
+	ended := make(chan struct{})
+	cancel := context.AfterFunc(ctx, func() {
+		c.setDeadline(time.Now())
+		close(ended)
+	})
+	return func() {
+		if !cancel() {
+			<-ended
+		}
+	}
 }
 
 // setDeadline leaves an error to the next read or write, which meets it too.

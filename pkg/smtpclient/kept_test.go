@@ -1,6 +1,14 @@
 package smtpclient
 
-import "testing"
+import (
+	"bufio"
+	"context"
+	"net"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
 
 // TestNobodyThenAgain: a server that asked for data without having accepted a
 // recipient, and refuses that there is none, may keep the envelope all the same: the
@@ -17,4 +25,55 @@ func TestNobodyThenAgain(t *testing.T) {
 		t.Error(got)
 	}
 	wait()
+}
+
+// ending is a connection on which a context ends while the reply to DATA is being read;
+// what that does to the deadline takes its time.
+type ending struct {
+	net.Conn
+	cancel func()
+	late   bool // the next deadline that has passed is set late
+}
+
+func (e *ending) Read(p []byte) (int, error) {
+	n, err := e.Conn.Read(p)
+	if strings.HasPrefix(string(p[:n]), "354") {
+		e.late = true
+		e.cancel()
+		synctest.Wait()
+	}
+	return n, err
+}
+
+func (e *ending) SetDeadline(t time.Time) error {
+	if e.late && !t.After(time.Now()) {
+		e.late = false
+		time.Sleep(time.Second)
+	}
+	return e.Conn.SetDeadline(t)
+}
+
+// TestGraceIsWhole: the end of a context does not cut short the wait for the reply to a
+// message that is sent all the same.
+func TestGraceIsWhole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		here, there := net.Pipe()
+		ctx, cancel := context.WithCancel(t.Context())
+		gone := make(chan struct{})
+		go func() {
+			defer close(gone)
+			s := &server{conn: keep{there}, r: bufio.NewReader(there)}
+			s.play(script(plain, "C: MAIL FROM:<s@a.example>", "S: 250 ok", "C: RCPT TO:<u@b.example>", "S: 250 ok", "C: DATA", "S: 354 go", "D", "X"))
+			time.Sleep(10 * time.Second)
+			_, _ = there.Write([]byte("250 saved\r\n"))
+			_ = there.Close()
+		}()
+		c := New(&ending{Conn: here, cancel: cancel}, Options{Peer: "mx", Helo: "us.example"})
+		hello(t, c)
+		if got := show(c.Send(ctx, message(t, "x\r\n", "u@b.example"))); got != "2.0.0 250 saved\n" {
+			t.Error(got)
+		}
+		c.Quit()
+		<-gone
+	})
 }

@@ -316,16 +316,7 @@ var blocks = sync.Pool{New: func() any { return new([blockSize]byte) }}
 // has not been sent.
 func (s *sending) content() error {
 	last := time.Now().Add(stages[body].timeout + time.Duration(s.m.Content.Size()/minRate)*time.Second)
-	ended := make(chan struct{})
-	stop := context.AfterFunc(s.ctx, func() {
-		s.setDeadline(time.Now())
-		close(ended)
-	})
-	defer func() {
-		if !stop() {
-			<-ended // or it might cut short what has another deadline: the wait for the reply
-		}
-	}()
+	defer s.hurry(s.ctx)()
 	r := io.NewSectionReader(s.m.Content, 0, s.m.Content.Size())
 	d := dataWriter{w: s.w, limit: s.o.LineLength}
 	block := blocks.Get().(*[blockSize]byte)
