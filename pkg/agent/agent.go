@@ -94,7 +94,7 @@ func handle(ctx context.Context, in request, log *maillog.Logger, deliver func(c
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stop := in.conn.OnEnd(cancel)
-	v := deliver(ctx, &Job{r, io.NewSectionReader(in.file, r.Offset, r.Length), in.file})
+	v := deliver(ctx, &Job{r, io.NewSectionReader(whole{in.file}, r.Offset, r.Length), in.file})
 	stop()
 	m := ipc.NewMessage()
 	v.report(len(r.Recipients)).Encode(m)
@@ -103,6 +103,18 @@ func handle(ctx context.Context, in request, log *maillog.Logger, deliver func(c
 		Log(log, r, i, LogTimes{start, now}, &v.Outcomes[i])
 	}
 	return in.conn.Send(m)
+}
+
+// whole is a queue file that has all that a request says of it. An end before that is no
+// end: what is left of a file that has become shorter would be delivered as the message.
+type whole struct{ *os.File }
+
+func (w whole) ReadAt(p []byte, off int64) (int, error) {
+	n, err := w.File.ReadAt(p, off)
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
 }
 
 // report is what qmgr is told of n recipients. It is always understood; v is

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -116,6 +117,25 @@ func FuzzReport(f *testing.F) {
 			t.Fatalf("%+v for %+v", r, v)
 		}
 	})
+}
+
+// TestShorter: of a queue file that has become shorter nobody takes the part for the
+// whole.
+func TestShorter(t *testing.T) {
+	r, f := ask(t)
+	client := serve(t, func(_ context.Context, j *Job) Verdict {
+		if err := os.Truncate(f.Name(), 8); err != nil {
+			t.Error(err)
+		}
+		b, err := io.ReadAll(j.Content)
+		if !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Errorf("%q, %v", b, err)
+		}
+		return Verdict{}
+	})
+	if _, err := client.Deliver(t.Context(), r, f); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestSeconds(t *testing.T) {
