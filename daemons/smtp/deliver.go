@@ -163,9 +163,9 @@ func connectError(err error) string {
 }
 
 // configured reports whether the next hop was chosen by the administrator, as a
-// smarthost is, and is not simply the domain of the recipients.
+// smarthost and every LMTP server is, and is not simply the domain of the recipients.
 func (a *attempt) configured() bool {
-	return !slices.ContainsFunc(a.job.Recipients, func(r envelope.Recipient) bool { return strings.EqualFold(r.Address.Domain(), a.job.Nexthop) })
+	return a.hop.lmtp || !slices.ContainsFunc(a.job.Recipients, func(r envelope.Recipient) bool { return strings.EqualFold(r.Address.Domain(), a.job.Nexthop) })
 }
 
 // failHop gives the pending recipients the outcome of an error that is about

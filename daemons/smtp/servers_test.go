@@ -135,6 +135,23 @@ func TestOwnAddress(t *testing.T) {
 	}
 }
 
+// TestLMTPIsConfigured: nobody finds an LMTP server but by the configuration, also where
+// it is called as the domain is.
+func TestLMTPIsConfigured(t *testing.T) {
+	z := zone{addrs: map[string][]netip.Addr{"a.example": ips("192.0.2.1")}}
+	for _, tt := range []struct{ hop, to, lhlo, rcpt, want string }{
+		{"a.example", "x@a.example", "500 5.5.1 what?", "", "4.3.5"}, {"missing.example", "x@missing.example", "", "", "4.3.5"},
+		{"a.example", "x@a.example", "", "550 5.1.1 nobody", "5.1.1"},
+	} {
+		j := job(t, tt.hop, "x\r\n", tt.to)
+		j.Transport = "lmtp"
+		v := network(t, z, map[string]script{"192.0.2.1:24": {"LHLO": tt.lhlo, "RCPT": tt.rcpt}}).deliver(t.Context(), j)
+		if got := statuses(v); got != tt.want {
+			t.Errorf("%s: %s, want %s: %+v", tt.hop, got, tt.want, v.Outcomes)
+		}
+	}
+}
+
 // TestRelayed: a host without DSN sends no notification of success; that is left
 // to us, by LMTP, too.
 func TestRelayed(t *testing.T) {
