@@ -34,8 +34,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
+	"syscall"
+	"time"
 
 	"posthouse/pkg/agent"
 	"posthouse/pkg/daemon"
@@ -47,15 +50,28 @@ func main() { daemon.Main("smtp", setup) }
 
 func setup(d *daemon.Daemon) error {
 	s := &service{
-		config: d.Config, resolver: dns.System("/etc/resolv.conf"), own: ownAddress,
-		dial: func(ctx context.Context, network, address string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, network, address)
-		},
+		config: d.Config, resolver: dns.System("/etc/resolv.conf"), own: ownAddress, dial: dial,
 		note: func(id, text string) { d.Log.Info(maillog.Fields{"QUEUE_ID": id}, "%s: %s", id, text) },
 	}
 	d.HandOff() // servers are slow
 	d.OnEnd(s.cache.close)
 	return agent.Serve(d, s.deliver)
+}
+
+// dial connects. It waits where the backlog of a UNIX socket is full: Go's connect does
+// not block, and gives EAGAIN where that of C would wait.
+func dial(ctx context.Context, network, address string) (net.Conn, error) {
+	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
+		conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
+		if network != "unix" || !errors.Is(err, syscall.EAGAIN) {
+			return conn, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(pause):
+		}
+	}
 }
 
 // ownAddress reports whether a belongs to this machine: what is sent there would

@@ -6,8 +6,12 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"posthouse/pkg/dns"
 )
@@ -150,6 +154,40 @@ func TestLMTPIsConfigured(t *testing.T) {
 			t.Errorf("%s: %s, want %s: %+v", tt.hop, got, tt.want, v.Outcomes)
 		}
 	}
+}
+
+// TestFullBacklog: who listens on a UNIX socket and is busy is waited for, as long as a
+// connection may take.
+func TestFullBacklog(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lmtp")
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrUnix{Name: path}), unix.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	first, err := dial(t.Context(), "unix", path) // and there is no more room
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if c, err := dial(ctx, "unix", path); !errors.Is(err, unix.EAGAIN) {
+		t.Errorf("%v, %v", c, err)
+	}
+	time.AfterFunc(20*time.Millisecond, func() {
+		if accepted, _, err := unix.Accept(fd); err == nil {
+			unix.Close(accepted)
+		}
+	})
+	second, err := dial(t.Context(), "unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second.Close()
 }
 
 // TestRelayed: a host without DSN sends no notification of success; that is left

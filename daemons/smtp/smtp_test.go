@@ -230,10 +230,7 @@ func (s *server) serve(t testing.TB) uint16 {
 func newService(t testing.TB) *service {
 	t.Helper()
 	cfg := testConfig(t, "")
-	s := &service{config: func() *config.Config { return cfg }, resolver: zone{}, own: netip.Addr.IsLoopback, note: func(string, string) {}}
-	s.dial = func(ctx context.Context, network, address string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, network, address)
-	}
+	s := &service{config: func() *config.Config { return cfg }, resolver: zone{}, own: netip.Addr.IsLoopback, dial: dial, note: func(string, string) {}}
 	t.Cleanup(s.cache.close)
 	return s
 }
