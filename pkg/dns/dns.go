@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/net/dns/dnsmessage"
 	"golang.org/x/net/idna"
@@ -149,8 +150,8 @@ func (r *Resolver) Name(ctx context.Context, ip netip.Addr) (string, error) {
 			continue
 		}
 		name := plain(body.PTR)
-		if addr.CheckDomain(name) != nil || strings.HasPrefix(name, "[") {
-			continue
+		if addr.CheckDomain(name) != nil || strings.HasPrefix(name, "[") || !isASCII(name) {
+			continue // what is looked up for the last would be another name, and headers are ASCII
 		}
 		list, err := r.Addresses(ctx, name)
 		switch {
@@ -164,6 +165,10 @@ func (r *Resolver) Name(ctx context.Context, ip netip.Addr) (string, error) {
 		return "", unsure
 	}
 	return "", ErrNoName
+}
+
+func isASCII(s string) bool {
+	return strings.IndexFunc(s, func(r rune) bool { return r >= utf8.RuneSelf }) < 0
 }
 
 // plain is a name without its final dot, in lower case.
@@ -191,13 +196,10 @@ func reverse(ip netip.Addr) string {
 // lookup returns the records of a type, at name or where its CNAMEs lead.
 func (r *Resolver) lookup(ctx context.Context, name string, t dnsmessage.Type) ([]dnsmessage.ResourceBody, error) {
 	ascii := name
-	for i := range len(name) {
-		if name[i] >= 0x80 {
-			var err error
-			if ascii, err = idna.Lookup.ToASCII(name); err != nil {
-				return nil, fmt.Errorf("%w: %v", ErrNoName, err)
-			}
-			break
+	if !isASCII(name) {
+		var err error
+		if ascii, err = idna.Lookup.ToASCII(name); err != nil {
+			return nil, fmt.Errorf("%w: %v", ErrNoName, err)
 		}
 	}
 	qname, err := dnsmessage.NewName(strings.TrimSuffix(ascii, ".") + ".")

@@ -128,8 +128,15 @@ func TestName(t *testing.T) {
 		[3]string{"1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa", "PTR", "six.example"}, [3]string{"six.example", "AAAA", "2001:db8::1"},
 	)
 	s.Behave("dead.example", dnstest.ServFail)
+	for _, r := range [][3]string{ // not what is looked up for it: the name of another spelling
+		{"5.2.0.192.in-addr.arpa", "PTR", "bücher.example"}, {"xn--bcher-kva.example", "A", "192.0.2.5"},
+	} {
+		if err := s.Add(r[0], r[1], r[2]); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for ip, want := range map[string]string{
-		"192.0.2.1": "good.example ", "192.0.2.2": " no name", "192.0.2.3": " temporary", "192.0.2.4": " no name",
+		"192.0.2.1": "good.example ", "192.0.2.2": " no name", "192.0.2.3": " temporary", "192.0.2.4": " no name", "192.0.2.5": " no name",
 		"2001:db8::1": "six.example ", "::ffff:192.0.2.1": "good.example ",
 	} {
 		name, err := r.Name(t.Context(), netip.MustParseAddr(ip))
