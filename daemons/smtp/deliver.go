@@ -123,7 +123,7 @@ func (a *attempt) connect(t target) (c *session, relay string, err error) {
 		return nil, "none", dsn.Errorf("4.4.1", "connect to %s: %s", t.relay(), connectError(err))
 	}
 	client := smtpclient.New(conn, smtpclient.Options{
-		Peer: t.name(), Helo: a.cfg.Smtp.Helo, LMTP: a.hop.lmtp, LineLength: a.cfg.Smtp.LineLength,
+		Peer: t.name(), Helo: heloName(a.cfg.Smtp.Helo), LMTP: a.hop.lmtp, LineLength: a.cfg.Smtp.LineLength,
 	})
 	if err = client.Hello(a.ctx); err == nil {
 		err = a.checkLoop(client, t)

@@ -101,3 +101,16 @@ func (n *nexthop) setHost(host string) error {
 }
 
 const asciiDomain = "abcdefghijklmnopqrstuvwxyz0123456789-._"
+
+// heloName is a name of ours as EHLO has it: nobody knows yet whether the server
+// understands UTF-8 (RFC 6531, section 3.7.1).
+func heloName(s string) string {
+	if strings.Trim(strings.ToLower(s), asciiDomain) == "" {
+		return s
+	}
+	ascii, err := idna.Lookup.ToASCII(s)
+	if err != nil {
+		return s // an address
+	}
+	return ascii
+}

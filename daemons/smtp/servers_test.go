@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"posthouse/pkg/config"
 	"posthouse/pkg/dns"
 )
 
@@ -135,6 +136,31 @@ func TestOwnAddress(t *testing.T) {
 	for _, ip := range ips("198.51.100.7", "2001:db8:ffff::7") {
 		if ownAddress(ip) {
 			t.Errorf("%v is not ours", ip)
+		}
+	}
+}
+
+// TestHelo: no server knows UTF-8 in EHLO, for which it would refuse all mail for good.
+func TestHelo(t *testing.T) {
+	for helo, want := range map[string]string{
+		"bücher.example": "EHLO xn--bcher-kva.example\r\n", "US_1.example": "EHLO US_1.example\r\n", "[192.0.2.1]": "EHLO [192.0.2.1]\r\n",
+	} {
+		s, got := newService(t), make(chan string, 1)
+		cfg := testConfig(t, "smtp: {helo: '"+helo+"'}\n")
+		s.config = func() *config.Config { return cfg }
+		s.dial = func(context.Context, string, string) (net.Conn, error) {
+			here, there := net.Pipe()
+			go func() {
+				defer there.Close()
+				there.Write([]byte("220 there\r\n"))
+				line, _ := bufio.NewReader(there).ReadString('\n')
+				got <- line
+			}()
+			return here, nil
+		}
+		s.deliver(t.Context(), job(t, "[192.0.2.1]", "x\r\n", "x@y.example"))
+		if line := <-got; line != want {
+			t.Errorf("%s: %q, want %q", helo, line, want)
 		}
 	}
 }
