@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -38,17 +37,16 @@ type service struct {
 
 // handle answers one request.
 func (s *service) handle(ctx context.Context, c *ipc.Conn, msg []byte, file *os.File) error {
-	if file == nil {
-		return errors.New("bounce request without a descriptor")
+	if file != nil {
+		defer file.Close() // read-only
 	}
-	defer file.Close() // read-only
 	r, err := bounce.DecodeRequest(msg)
 	if err != nil {
 		return err
 	}
 	var reply bounce.Reply
-	if err := checkFile(r, file); err != nil {
-		return fmt.Errorf("%s: passed descriptor: %w", r.QueueID, err)
+	if _, err := ipc.Part(file, r.Offset, r.Length); err != nil {
+		return fmt.Errorf("%s: %w", r.QueueID, err)
 	}
 	id, err := s.notify(ctx, r, file)
 	if err != nil {
@@ -62,17 +60,6 @@ func (s *service) handle(ctx context.Context, c *ipc.Conn, msg []byte, file *os.
 	m := ipc.NewMessage()
 	reply.Encode(m)
 	return c.Send(m)
-}
-
-func checkFile(r *bounce.Request, file *os.File) error {
-	info, err := file.Stat()
-	if err != nil {
-		return err
-	}
-	if !info.Mode().IsRegular() || r.Offset > info.Size() || r.Length > info.Size()-r.Offset {
-		return fmt.Errorf("not a file that has %d octets at %d", r.Length, r.Offset)
-	}
-	return nil
 }
 
 // isDoubleBounce reports whether a sender is ours; other mail systems have one of

@@ -4,7 +4,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -75,26 +74,22 @@ type request struct {
 }
 
 func handle(ctx context.Context, in request, log *maillog.Logger, deliver func(context.Context, *Job) Verdict) error {
-	if in.file == nil {
-		return errors.New("delivery request without a descriptor")
+	if in.file != nil {
+		defer in.file.Close() // read-only
 	}
-	defer in.file.Close() // read-only
 	r, err := delivery.DecodeRequest(in.msg)
 	if err != nil {
 		return err
 	}
-	info, err := in.file.Stat()
+	content, err := ipc.Part(in.file, r.Offset, r.Length)
 	if err != nil {
-		return fmt.Errorf("%s: passed descriptor: %w", r.QueueID, err)
-	}
-	if !info.Mode().IsRegular() || r.Offset > info.Size() || r.Length > info.Size()-r.Offset {
-		return fmt.Errorf("%s: passed descriptor: not a file that has %d octets at %d", r.QueueID, r.Length, r.Offset)
+		return fmt.Errorf("%s: %w", r.QueueID, err)
 	}
 	start := time.Now()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stop := in.conn.OnEnd(cancel)
-	v := deliver(ctx, &Job{r, io.NewSectionReader(whole{in.file}, r.Offset, r.Length), in.file})
+	v := deliver(ctx, &Job{r, content, in.file})
 	stop()
 	m := ipc.NewMessage()
 	v.report(len(r.Recipients)).Encode(m)
@@ -103,18 +98,6 @@ func handle(ctx context.Context, in request, log *maillog.Logger, deliver func(c
 		Log(log, r, i, LogTimes{start, now}, &v.Outcomes[i])
 	}
 	return in.conn.Send(m)
-}
-
-// whole is a queue file that has all that a request says of it. An end before that is no
-// end: what is left of a file that has become shorter would be delivered as the message.
-type whole struct{ *os.File }
-
-func (w whole) ReadAt(p []byte, off int64) (int, error) {
-	n, err := w.File.ReadAt(p, off)
-	if errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF
-	}
-	return n, err
 }
 
 // report is what qmgr is told of n recipients. It is always understood; v is

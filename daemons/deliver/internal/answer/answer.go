@@ -2,10 +2,6 @@
 package answer
 
 import (
-	"errors"
-	"fmt"
-	"io"
-	"os"
 	"strings"
 
 	"posthouse/pkg/dsn"
@@ -13,21 +9,6 @@ import (
 	"posthouse/pkg/protocol/deliver"
 	"posthouse/pkg/wire"
 )
-
-// Content is the message within the queue file that was passed.
-func Content(r *deliver.Request, file *os.File) (*io.SectionReader, error) {
-	if file == nil {
-		return nil, errors.New("a delivery without a descriptor")
-	}
-	info, err := file.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() || r.Offset > info.Size() || r.Length > info.Size()-r.Offset {
-		return nil, fmt.Errorf("passed descriptor: not a file that has %d octets at %d", r.Length, r.Offset)
-	}
-	return io.NewSectionReader(file, r.Offset, r.Length), nil
-}
 
 // Done is the reply for what has been done, or for the error of it. One that carries
 // no status defers.

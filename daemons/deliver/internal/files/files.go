@@ -12,6 +12,7 @@ import (
 	"os"
 
 	"posthouse/daemons/deliver/internal/answer"
+	"posthouse/pkg/ipc"
 	"posthouse/pkg/mailbox"
 	"posthouse/pkg/protocol/deliver"
 )
@@ -63,7 +64,7 @@ func (u *User) Do(r *deliver.Request, file *os.File) (*deliver.Reply, error) {
 	default:
 		return nil, fmt.Errorf("kind %d is not done with files", r.Kind)
 	}
-	content, err := answer.Content(r, file)
+	content, err := ipc.Part(file, r.Offset, r.Length)
 	if err != nil {
 		return nil, err
 	}

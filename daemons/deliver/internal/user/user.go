@@ -141,7 +141,7 @@ func (u *User) answer(ctx context.Context, msg []byte, file *os.File, trouble er
 	if r.User != u.Name || r.Kind != deliver.Command {
 		return nil, fmt.Errorf("a request for %s, kind %d", r.User, r.Kind)
 	}
-	content, err := answer.Content(r, file)
+	content, err := ipc.Part(file, r.Offset, r.Length)
 	if err != nil {
 		return nil, err
 	}
