@@ -4,7 +4,7 @@
 // # Interface
 //
 // Protocol posthouse/pkg/protocol/cleanup on private/cleanup; the clients are
-// smtpd, pickup and bounce. cleanup asks rewrite what the recipients stand for,
+// smtpd, pickup, bounce and local. cleanup asks rewrite what the recipients stand for,
 // and tells qmgr the queue IDs of new messages, on private/qmgr or else with a
 // byte on its FIFO.
 //
@@ -31,7 +31,7 @@
 // # Files
 //
 // /var/spool/posthouse/incoming/; /etc/posthouse/posthouse.yaml: hostname,
-// origin, limits, queue.sync.
+// origin, limits, queue.sync, session_timeout of smtpd and submission.
 package main
 
 import (

@@ -37,8 +37,9 @@
 //
 // # Files
 //
-// /etc/aliases; /etc/passwd; /etc/posthouse/posthouse.yaml: local, domains.local,
-// origin, recipient_delimiter.
+// /etc/aliases; /etc/passwd and /etc/group, or systemd-userdbd;
+// /etc/posthouse/posthouse.yaml: local, domains.local, hostname, origin,
+// recipient_delimiter, limits.expansion.
 package main
 
 import (

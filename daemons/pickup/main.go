@@ -17,7 +17,8 @@
 // a submission of its owner if it is one that sendmail could have made; nothing
 // in it names a file, and it can say no more than a client can. Who submits is what the kernel
 // says (SO_PEERCRED), never what the client says; how the message came is not for
-// the client to say either. One user can have no more than a quarter of the room.
+// the client to say either. One user can have no more than half of the connections, and
+// messages under way for a quarter of them.
 //
 // # Reliability
 //
@@ -33,7 +34,8 @@
 //
 // # Files
 //
-// /etc/posthouse/posthouse.yaml: pickup, daemons.pickup, limits.message_size;
+// /etc/posthouse/posthouse.yaml: pickup, daemons.pickup, limits.message_size, origin,
+// recipient_delimiter;
 // /var/spool/posthouse/maildrop/drop.
 package main
 

@@ -31,7 +31,8 @@
 //
 // # Files
 //
-// /var/spool/posthouse/; /etc/posthouse/posthouse.yaml: queue, transports.
+// /var/spool/posthouse/; /etc/posthouse/posthouse.yaml: queue, transports,
+// recipient_delimiter, session_timeout of smtpd and submission.
 package main
 
 import (

@@ -5,8 +5,8 @@
 //
 // Protocol posthouse/pkg/protocol/rewrite on private/rewrite. Clients: smtpd
 // and submission (does this recipient exist?), cleanup (what does it stand
-// for?), qmgr (where does it go?). Who has an account or an alias on this system
-// it asks of local (posthouse/pkg/protocol/recipient).
+// for?), qmgr (where does it go?), and root's sendmail -bv. Who has an account or an
+// alias on this system it asks of local (posthouse/pkg/protocol/recipient).
 //
 // # Security
 //
@@ -26,7 +26,8 @@
 //
 // # Files
 //
-// /etc/posthouse/posthouse.yaml: domains, routes, local, origin, recipient_delimiter;
+// /etc/posthouse/posthouse.yaml: hostname, domains, routes, local, origin,
+// recipient_delimiter, limits.expansion;
 // /etc/posthouse/tables/users, virtual_aliases, transport, and the recipients of
 // relay domains.
 package main

@@ -29,7 +29,7 @@
 //
 // # Files
 //
-// /etc/resolv.conf; /etc/posthouse/posthouse.yaml: smtp.
+// /etc/resolv.conf; /run/dovecot; /etc/posthouse/posthouse.yaml: smtp, hostname.
 package main
 
 import (

@@ -29,7 +29,7 @@
 // # Files
 //
 // /var/vmail/DOMAIN/LOCALPART/Maildir/; /etc/posthouse/posthouse.yaml: virtual,
-// recipient_delimiter.
+// hostname, queue.sync, recipient_delimiter.
 package main
 
 import (

@@ -25,8 +25,9 @@
 //
 // # Files
 //
-// /run/posthouse/public/submit, /run/posthouse/public/showq;
-// /var/spool/posthouse/maildrop/drop; $TMPDIR.
+// Below /run/posthouse: public/submit, public/showq, and the FIFO public/pickup;
+// private/queue (-q) and private/rewrite (-bv).
+// /var/spool/posthouse/maildrop/drop; /etc/passwd; $TMPDIR.
 package main
 
 import (

@@ -1,5 +1,5 @@
 // Package cleanup is the protocol by which a message enters the queue: smtpd,
-// pickup and bounce speak it to cleanup, and sendmail speaks it to pickup,
+// pickup, bounce and local speak it to cleanup, and sendmail speaks it to pickup,
 // which checks the envelope, says itself who submitted, and passes it on.
 //
 // The client sends Begin with the envelope and gets the queue ID or a refusal;

@@ -2,7 +2,7 @@
 // the queue through qmgr, its owner.
 //
 // Trust: the socket's mode admits root and the group _ph-admin. A request
-// selects messages by queue ID, never by path.
+// selects messages by queue ID or destination, never by path.
 package queuectl
 
 import (

@@ -1,6 +1,7 @@
 // Package rewrite is the protocol by which daemons ask about addresses: smtpd
 // whether a recipient exists and may be reached from a client, cleanup what an
-// address expands to, qmgr where a recipient's mail goes.
+// address expands to, qmgr where a recipient's mail goes; root's sendmail -bv all
+// of that.
 //
 // Trust: the addresses may come from anywhere. They select table entries,
 // nothing else. The server's answers decide where mail goes; a client that gets
