@@ -58,7 +58,7 @@ type Config struct {
 	// The queue.
 	Queue Queue `yaml:"queue"`
 
-	// Limits for each transport, by its name: smtp, lmtp, virtual, local, pipe-NAME.
+	// Limits for each transport, by its name: smtp, relay, lmtp, virtual, local, pipe-NAME.
 	Transports map[string]Transport `yaml:"transports"`
 
 	// Commands that get mail, each by a name of small letters, digits and hyphens. The
@@ -150,8 +150,8 @@ type LimitsConfig struct {
 	// How many addresses an alias may stand for.
 	Expansion int `yaml:"expansion" default:"50000" min:"1" max:"50000"`
 
-	// The space that must be free for the queue, in octets, besides one and a
-	// half times the largest message.
+	// The space that must be free for the queue, in octets. It is never less than one
+	// and a half times the largest message.
 	FreeSpace Size `yaml:"free_space" default:"0" min:"0" max:"1PiB"`
 }
 
@@ -464,14 +464,16 @@ type Pipe struct {
 
 // DaemonLimits bounds one daemon.
 type DaemonLimits struct {
-	// Clients at once.
+	// Clients at once. The default is 500 for smtpd and submission, and more for
+	// cleanup, deliver and delivery agents where their clients may be more.
 	MaxClients int `yaml:"max_clients" default:"200" min:"1" max:"100000"`
 
 	// Requests after which the daemon goes away and is started anew. 0: any, as
-	// for qmgr.
+	// for qmgr; the default is 10000 for smtpd and submission.
 	MaxUse int `yaml:"max_use" default:"100000" min:"0" max:"1000000000"`
 
-	// Time without a request after which the daemon goes away.
+	// Time without a request after which the daemon goes away. The default is 60s for
+	// smtpd and submission.
 	MaxIdle Duration `yaml:"max_idle" default:"100s" min:"10ms" max:"24h"`
 }
 

@@ -11,7 +11,7 @@ import (
 type Setting struct {
 	Key    string `json:"key"`
 	Value  any    `json:"value"`
-	Source string `json:"source"` // file and line, or "default"
+	Source string `json:"source"` // file and line, what else says it, or "default"
 }
 
 // Settings returns all that is in force, in the order of the manual. Entries of

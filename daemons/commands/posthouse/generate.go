@@ -66,7 +66,7 @@ verifies a change; a broken one leaves the old one in force for daemons that run
 
 // tableSections are the end of the manual of the configuration.
 var tableSections = []cli.Section{
-	{Title: "TABLES", Text: `Files in /etc/posthouse/tables/. They are read again when they have changed, and need no compilation. Of a table with a fault the old content stays in force. A missing table is an empty one.
+	{Title: "TABLES", Text: `Files in /etc/posthouse/tables/. They are read again when they have changed, and need no compilation. Of a table with a fault the old content stays in force. A missing table is an empty one; but where it says who is in a domain (users; virtual_aliases, for domains.alias; the recipients of relay domains) that is not known then, and mail waits.
 
 Lines that begin with # and empty lines do not count; a line that begins with white space continues the one before. Keys are compared without regard to case.
 users	Virtual users, a line each in the form of passwd(5), which Dovecot reads, too. Kept with posthouse user.
@@ -90,6 +90,7 @@ smtp:domain	The mail servers of the domain, as DNS has them. smtp:[host], with o
 lmtp:host:port, lmtp:unix:/path	An LMTP server.
 local:	UNIX accounts and aliases.
 virtual:	The mailboxes of virtual users on this machine.
+pipe-NAME:	The command NAME in pipes.
 error:text, retry:text	Mail is refused, or returned where it is here already; or it waits. The text may begin with a status code: error:5.1.6 has moved.
 discard:	Mail is thrown away.`},
 	{Title: "EXAMPLE", Text: `A mail host for example.org with a smarthost:

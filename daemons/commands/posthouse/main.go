@@ -21,7 +21,9 @@
 //
 // # Files
 //
-// /etc/posthouse/posthouse.yaml, conf.d/*.yaml, tables/*.
+// /etc/posthouse/posthouse.yaml, conf.d/*.yaml, tables/*; aliases;
+// /run/posthouse/public/showq, private/queue; the preset that profile leaves,
+// /etc/systemd/system-preset/40-posthouse-profile.preset.
 package main
 
 import (
@@ -69,12 +71,13 @@ var sections = []cli.Section{
 posthouse queue retry --destination example.org	try all mail to example.org now
 posthouse queue delete --sender spammer@example.net --queue deferred	get rid of what somebody has sent
 posthouse queue requeue --all	deliver what waits by aliases that have changed
-posthouse config --changed	what is not a default, and in which file that is said
+posthouse config --changed	what is not a default, and what has set it
 posthouse profile relay --dry-run	what would be done to make this machine a relay
 systemctl enable --now posthouse-smtpd.socket	take mail from the network`},
 	{Title: "FILES", Text: `/etc/posthouse/posthouse.yaml, /etc/posthouse/conf.d/*.yaml	the configuration, see posthouse.yaml(5)
 /etc/posthouse/tables/	tables of users, aliases and routes, see posthouse.yaml(5)
 /var/spool/posthouse/	the queue
-/var/vmail/	mailboxes of virtual users`},
+/var/vmail/	mailboxes of virtual users
+/etc/systemd/system-preset/40-posthouse-profile.preset	the profile that is in force`},
 	{Title: "SEE ALSO", Text: "posthouse.yaml(5), sendmail(1), mailq(1), systemctl(1), journalctl(1)"},
 }
