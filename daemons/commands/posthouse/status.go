@@ -22,6 +22,9 @@ type status struct {
 	Note  string         `json:"note,omitempty"`  // why there is no queue
 }
 
+// queues are those that are shown, in order.
+var queues = []showq.Queue{showq.Active, showq.Incoming, showq.Deferred, showq.Hold, showq.Corrupt}
+
 type unit struct {
 	Name    string `json:"name"`
 	Enabled string `json:"enabled"`
@@ -54,7 +57,7 @@ func statusCommand() *cli.Command {
 				return cli.OK
 			}
 			fmt.Fprintln(std.Out)
-			for _, q := range []showq.Queue{showq.Active, showq.Incoming, showq.Deferred, showq.Hold, showq.Corrupt} {
+			for _, q := range queues {
 				fmt.Fprintf(std.Out, "%-10s %d\n", q, s.Queue[q.String()])
 			}
 			return cli.OK
@@ -70,7 +73,10 @@ func gather(ctx context.Context) (*status, error) {
 		return nil, err
 	}
 	s := &status{Units: units, Queue: make(map[string]int)}
-	err = showq.List(ctx, showq.Path, func(page []showq.Entry) error {
+	for _, q := range queues {
+		s.Queue[q.String()] = 0
+	}
+	err = showq.List(ctx, showqPath, func(page []showq.Entry) error {
 		for i := range page {
 			s.Queue[page[i].Queue.String()]++
 		}
@@ -79,7 +85,7 @@ func gather(ctx context.Context) (*status, error) {
 	var off *ipc.UnavailableError
 	switch {
 	case errors.As(err, &off):
-		s.Note = "not known: posthouse-showq.socket is off"
+		s.Queue, s.Note = nil, "not known: posthouse-showq.socket is off"
 	case err != nil:
 		return nil, err
 	}

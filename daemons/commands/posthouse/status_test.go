@@ -1,10 +1,16 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"posthouse/pkg/cli"
+	"posthouse/pkg/protocol/showq"
+	"posthouse/pkg/queueid"
 )
 
 // TestSockets: what is installed is listed, whether systemd has it in memory or not, once;
@@ -32,5 +38,28 @@ func TestSockets(t *testing.T) {
 	}
 	if want := []string{"posthouse-pipe@lda.socket", "posthouse-qmgr.socket", "posthouse-smtpd.socket"}; err != nil || !slices.Equal(got, want) {
 		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// TestStatusQueue: an empty queue has no messages, and one that nobody could look at is not empty.
+func TestStatusQueue(t *testing.T) {
+	old := systemctl
+	t.Cleanup(func() { systemctl = old })
+	systemctl = func(context.Context, ...string) (string, error) { return "", nil }
+	run := func() string {
+		var out bytes.Buffer
+		if status := statusCommand().Main(t.Context(), cli.Streams{Out: &out, Err: &out}, []string{"--json"}); status != cli.OK {
+			t.Errorf("status %d", status)
+		}
+		return out.String()
+	}
+	s := &servers{entries: []showq.Entry{{Queue: showq.Hold, ID: queueid.New(time.Unix(1700000000, 0), 1)}}}
+	s.start(t)
+	if got := run(); !strings.Contains(got, `"queue":{"active":0,"corrupt":0,"deferred":0,"hold":1,"incoming":0}`) {
+		t.Errorf("with a queue: %s", got)
+	}
+	showqPath = "/nonexistent/socket"
+	if got := run(); strings.Contains(got, `"queue"`) || !strings.Contains(got, `"note":"not known`) {
+		t.Errorf("without showq: %s", got)
 	}
 }
