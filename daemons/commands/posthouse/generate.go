@@ -17,7 +17,7 @@ func generateCommand() *cli.Command {
 		Name: "generate", Args: "DIRECTORY", Summary: "write the manual pages and the shell completion, for packages",
 		Run: func(_ context.Context, std cli.Streams, args []string) int {
 			if len(args) != 1 {
-				return std.Errorf(cli.Usage, "give one directory")
+				return std.Errorf(cli.Usage, "posthouse generate: give one directory")
 			}
 			for name, write := range generated() {
 				if err := writeFile(filepath.Join(args[0], name), write); err != nil {

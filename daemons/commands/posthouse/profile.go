@@ -88,7 +88,7 @@ func profileCommand(dir *string) *cli.Command {
 			default:
 				i := slices.IndexFunc(profiles, func(p profile) bool { return p.name == args[0] })
 				if i < 0 {
-					return std.Errorf(cli.Usage, "there is no profile %q", args[0])
+					return std.Errorf(cli.Usage, "posthouse profile: there is no profile %q\nTry: posthouse profile --help", args[0])
 				}
 				if err = setProfile(ctx, std, profiles[i], dry); err == nil {
 					profiles[i].hint(std, *dir)
@@ -122,12 +122,7 @@ func states(ctx context.Context, units []string) (list []setting, err error) {
 	if err != nil {
 		return nil, err
 	}
-	for block := range strings.SplitSeq(strings.TrimSpace(out), "\n\n") {
-		u := make(map[string]string)
-		for line := range strings.Lines(block) {
-			key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
-			u[key] = value
-		}
+	for _, u := range properties(out) {
 		if u["LoadState"] == "loaded" {
 			list = append(list, setting{u["Id"], strings.HasPrefix(u["UnitFileState"], "enabled"), u["ActiveState"] == "active"})
 		}

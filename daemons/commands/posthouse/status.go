@@ -113,25 +113,25 @@ func sockets(ctx context.Context) ([]unit, error) {
 	return slices.Compact(parseUnits(out)), nil
 }
 
-// parseUnits reads what systemctl show prints: properties, an empty line
-// between units.
-func parseUnits(text string) []unit {
-	var units []unit
+// properties reads what systemctl show prints: properties of units, an empty line
+// between two of them.
+func properties(text string) (units []map[string]string) {
 	for block := range strings.SplitSeq(strings.TrimSpace(text), "\n\n") {
-		var u unit
+		u := make(map[string]string)
 		for line := range strings.Lines(block) {
 			key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
-			switch key {
-			case "Id":
-				u.Name = value
-			case "UnitFileState":
-				u.Enabled = value
-			case "ActiveState":
-				u.Active = value
-			}
+			u[key] = value
 		}
-		if u.Name != "" {
-			units = append(units, u)
+		units = append(units, u)
+	}
+	return units
+}
+
+func parseUnits(text string) []unit {
+	var units []unit
+	for _, u := range properties(text) {
+		if u["Id"] != "" {
+			units = append(units, unit{u["Id"], u["UnitFileState"], u["ActiveState"]})
 		}
 	}
 	slices.SortFunc(units, func(a, b unit) int { return strings.Compare(a.Name, b.Name) })

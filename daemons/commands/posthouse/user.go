@@ -67,7 +67,7 @@ func userCommand(dir *string) *cli.Command {
 func oneUser(do func(context.Context, cli.Streams, addr.Mailbox) error) func(context.Context, cli.Streams, []string) int {
 	return func(ctx context.Context, std cli.Streams, args []string) int {
 		if len(args) != 1 {
-			return std.Errorf(cli.Usage, "give one address")
+			return std.Errorf(cli.Usage, "posthouse user: give one address")
 		}
 		m, err := addr.Parse(args[0])
 		if err != nil {
@@ -132,14 +132,15 @@ func addUserCommand(dir *string, file func() *users.File) *cli.Command {
 			if err := reachable(m, cfg); err != nil {
 				return err
 			}
-			u := users.User{Address: m, UID: "0", GID: "0", Password: noPasswordHash, Extra: mailLocation}
 			owner, err := osuser.Lookup(mailOwner)
 			if err != nil {
 				return fmt.Errorf("owner of the mail store: %w", err)
 			}
-			u.UID, u.GID = owner.Uid, owner.Gid
 			m = m.Fold()
-			u.Home = filepath.Join(cfg.Virtual.Base, m.Domain(), m.Local())
+			u := users.User{
+				Address: m, UID: owner.Uid, GID: owner.Gid, Password: noPasswordHash, Extra: mailLocation,
+				Home: filepath.Join(cfg.Virtual.Base, m.Domain(), m.Local()),
+			}
 			if !noPassword {
 				if u.Password, err = readPassword(ctx, std); err != nil {
 					return err
