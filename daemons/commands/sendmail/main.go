@@ -398,6 +398,16 @@ func (c *call) flush(path string, ids []queueid.ID) int {
 	return status
 }
 
+// flushSite makes the messages due that are for a domain (-qR).
+func (c *call) flushSite(control, site string) int {
+	if addr.CheckDomain(site) != nil {
+		return cli.OK // no mail is for that
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), listTimeout)
+	defer cancel()
+	return c.steered(queuectl.Do(ctx, control, queuectl.Request{Op: queuectl.Retry, Destination: site}))
+}
+
 // steered says why the queue manager has not done what it was asked for.
 func (c *call) steered(reply queuectl.Reply, err error) int {
 	switch {

@@ -14,7 +14,7 @@ import (
 	"posthouse/pkg/header"
 )
 
-// maxHeader bounds the header that -t reads recipients from, in octets.
+// maxHeader bounds the header, in octets.
 const maxHeader = 1 << 20
 
 // maxMessage bounds what is read, in octets, whatever the mail system would take: what
@@ -117,18 +117,10 @@ func readHead(in *input, extract bool) (*head, error) {
 		case f.Is("Date"):
 			h.hasDate = true
 		case extract && (f.Is("To") || f.Is("Cc") || f.Is("Bcc")):
-			list, err := header.ParseAddressList(f.Value())
-			if err != nil {
-				return fmt.Errorf("%s: %w", f.Name(), err)
-			}
-			plain = append(plain, list...)
+			return collect(f, &plain)
 		case extract && (f.Is("Resent-To") || f.Is("Resent-Cc") || f.Is("Resent-Bcc")):
 			anyResent = true
-			list, err := header.ParseAddressList(f.Value())
-			if err != nil {
-				return fmt.Errorf("%s: %w", f.Name(), err)
-			}
-			resent = append(resent, list...)
+			return collect(f, &resent)
 		}
 		return nil
 	}
@@ -154,6 +146,16 @@ func readHead(in *input, extract bool) (*head, error) {
 		h.recipients = resent
 	}
 	return h, nil
+}
+
+// collect adds the addresses of a field to list.
+func collect(f header.Field, list *[]addr.Mailbox) error {
+	more, err := header.ParseAddressList(f.Value())
+	if err != nil {
+		return fmt.Errorf("%s: %w", f.Name(), err)
+	}
+	*list = append(*list, more...)
+	return nil
 }
 
 // atext is what an atom consists of (RFC 5322, section 3.2.3).

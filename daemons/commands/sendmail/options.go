@@ -43,7 +43,7 @@ type options struct {
 
 // Options that take a value, behind them or as the next argument; all others
 // are single letters, which may be joined.
-const withValue = "ABCFNORVXefhLopqrd"
+const withValue = "ABCFNORVXbefhLopqrd"
 
 // optional are those of withValue whose value is never the next argument.
 const optional = "qd"
@@ -84,7 +84,7 @@ func (o *options) argument(letters string, next []string) (rest []string, err er
 	for letters != "" {
 		c := letters[0]
 		letters = letters[1:]
-		if strings.IndexByte(withValue, c) < 0 && c != 'b' {
+		if strings.IndexByte(withValue, c) < 0 {
 			if err := o.letter(c); err != nil {
 				return nil, err
 			}

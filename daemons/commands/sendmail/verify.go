@@ -10,7 +10,6 @@ import (
 	"posthouse/pkg/cli"
 	"posthouse/pkg/dsn"
 	"posthouse/pkg/header"
-	"posthouse/pkg/protocol/queuectl"
 	"posthouse/pkg/protocol/rewrite"
 )
 
@@ -97,14 +96,4 @@ func (c *call) expand(ctx context.Context, client *rewrite.Client, m addr.Mailbo
 		fmt.Fprintf(c.Out, "%s: deliverable: transport %s, nexthop %s\n", name, a.Transport, a.Nexthop)
 	}
 	return status, nil
-}
-
-// flushSite makes the messages due that are for a domain (-qR).
-func (c *call) flushSite(control, site string) int {
-	if addr.CheckDomain(site) != nil {
-		return cli.OK // no mail is for that
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), listTimeout)
-	defer cancel()
-	return c.steered(queuectl.Do(ctx, control, queuectl.Request{Op: queuectl.Retry, Destination: site}))
 }
