@@ -20,8 +20,6 @@ const (
 	DataErr     = 65
 	NoUser      = 67
 	Unavailable = 69
-	Software    = 70
-	OSErr       = 71
 	IOErr       = 74
 	TempFail    = 75
 	NoPerm      = 77
