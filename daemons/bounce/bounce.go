@@ -94,14 +94,6 @@ func (s *service) notify(ctx context.Context, r *bounce.Request, file *os.File) 
 	}
 	id, err := s.send(ctx, rep)
 	if refused(err) {
-		rep.limit = -1 // it may be too large
-		id, err = s.send(ctx, rep)
-	}
-	if refused(err) && dsn.Of(err).Status == dsn.MustParse("5.3.4") { // as it is
-		rep.shorten()
-		id, err = s.send(ctx, rep)
-	}
-	if refused(err) {
 		// It would be so for ever: the sender's address is one to which nothing can be sent.
 		s.log.Warn(maillog.Fields{"QUEUE_ID": r.QueueID.String()}, "%s: from=<%s> cannot be notified: %v", r.QueueID, r.Envelope.Sender, err)
 		return s.toPostmaster(ctx, rep)
@@ -127,7 +119,21 @@ func (s *service) toPostmaster(ctx context.Context, rep *report) (queueid.ID, er
 	return s.send(ctx, rep)
 }
 
+// send queues the notification, with less in it where it is refused as it is.
 func (s *service) send(ctx context.Context, rep *report) (queueid.ID, error) {
+	id, err := s.sendAs(ctx, rep)
+	if refused(err) {
+		rep.limit = -1 // it may be too large
+		id, err = s.sendAs(ctx, rep)
+	}
+	if refused(err) && dsn.Of(err).Status == dsn.MustParse("5.3.4") { // as it is
+		rep.shorten()
+		id, err = s.sendAs(ctx, rep)
+	}
+	return id, err
+}
+
+func (s *service) sendAs(ctx context.Context, rep *report) (queueid.ID, error) {
 	content, err := rep.compose()
 	if err != nil {
 		return queueid.ID{}, err

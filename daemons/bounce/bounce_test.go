@@ -207,6 +207,26 @@ func TestSubmitFails(t *testing.T) {
 	if _, err := newService(q, "").notify(t.Context(), r, f); err != nil || !bytes.Contains(q.content, []byte("no ...")) {
 		t.Errorf("with less of what was said: %v", err)
 	}
+	for name, spoil := range map[string]func(*bounce.Request){
+		"null sender":    func(r *bounce.Request) { r.Envelope.Sender = addr.Mailbox{} },
+		"another sender": func(r *bounce.Request) { r.Envelope.Sender = mailbox(t, "noreturn@example.org") },
+	} {
+		r, f := request(t, bounce.Failure, message)
+		spoil(r)
+		r.Recipients[0].Text = "host said: " + strings.Repeat("no ", 300)
+		q := &fakeQueue{refuse: func(to addr.Mailbox, content []byte) error {
+			if to.Local() == "noreturn" {
+				return dsn.Errorf("5.1.3", "bad address")
+			}
+			if bytes.Contains(content, []byte("body\r\n")) || bytes.Count(content, []byte("no ")) > 200 {
+				return dsn.Errorf("5.3.4", "too large")
+			}
+			return nil
+		}}
+		if _, err := newService(q, "postmaster").notify(t.Context(), r, f); err != nil || q.envelope == nil || q.envelope.Recipients[0].Address.String() != "postmaster@example.org" {
+			t.Errorf("%s, what is too large for the postmaster: %v", name, err)
+		}
+	}
 }
 
 // TestLanguage: what a host says in another language makes no 8-bit text where
