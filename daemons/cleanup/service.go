@@ -157,7 +157,8 @@ func (s *service) begin(ctx context.Context, e *envelope.Envelope) (*transaction
 	case n == 0:
 		return nil, dsn.Errorf("5.5.1", "no recipients")
 	case n > cfg.Limits.Recipients && (e.Trace.Origin == envelope.FromNetwork || e.Trace.ClientAddr.IsValid()):
-		return nil, dsn.Errorf("5.5.3", "%d recipients, the limit is %d", n, cfg.Limits.Recipients)
+		// smtpd has another limit only while the configuration changes.
+		return nil, dsn.Errorf("4.5.3", "%d recipients, the limit is %d", n, cfg.Limits.Recipients)
 	case n == 1:
 		t.only = given(&e.Recipients[0])
 	}

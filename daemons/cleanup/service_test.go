@@ -157,7 +157,7 @@ func TestRefusals(t *testing.T) {
 		content      string
 	}{
 		{"no recipient", "5.5.1", null, ""},
-		{"four recipients", "5.5.3", fromNetwork(t, "a@x", "b@x", "c@x", "d@x"), ""},
+		{"four recipients", "4.5.3", fromNetwork(t, "a@x", "b@x", "c@x", "d@x"), ""},
 		{"unknown recipient", "5.1.1", fromNetwork(t, "a@example.org", "gone@example.org"), ""},
 		{"doubtful recipient", "4.3.0", fromNetwork(t, "later@example.org"), ""},
 		{"hops", "5.4.0", fromNetwork(t, "a@example.org"), "Received: x\r\nReceived: y\r\n\r\n"},
