@@ -40,7 +40,7 @@ type (
 const (
 	nameTimeout    = 10 * time.Second
 	rewriteTimeout = 60 * time.Second
-	queueTimeout   = 2 * time.Hour
+	queueTimeout   = time.Hour // and all that the session may take, for the client may need it for one message
 )
 
 // policy decides for one session. It implements smtpserver.Policy.
@@ -200,7 +200,7 @@ func (p *policy) Data(s *smtpserver.Session, m *smtpserver.Mail, rcpts []smtpser
 		r := &rcpts[i]
 		e.Recipients = append(e.Recipients, envelope.Recipient{Address: r.To, Original: r.To, Notify: r.Notify, ORCPT: r.ORCPT})
 	}
-	ctx, cancel := context.WithTimeout(p.ctx, queueTimeout)
+	ctx, cancel := context.WithTimeout(p.ctx, time.Duration(p.SessionTimeout)+queueTimeout)
 	id, t, err := p.queue.begin(ctx, e)
 	if err != nil {
 		cancel()

@@ -376,6 +376,30 @@ func TestOrigin(t *testing.T) {
 	}
 }
 
+// patientQueue notes how long a message may take.
+type patientQueue struct {
+	testQueue
+	most time.Duration
+}
+
+func (q *patientQueue) begin(ctx context.Context, e *envelope.Envelope) (string, transaction, error) {
+	end, _ := ctx.Deadline()
+	q.most = time.Until(end)
+	return q.testQueue.begin(ctx, e)
+}
+
+// TestSlowMessage: a message may take as long as its session.
+func TestSlowMessage(t *testing.T) {
+	for _, session := range []time.Duration{time.Minute, time.Hour, 24 * time.Hour} {
+		s, q := newServer(), &patientQueue{}
+		s.service.queue, s.cfg.Smtpd.SessionTimeout = q, config.Duration(session)
+		s.talk(t, "EHLO c", "MAIL FROM:<s@x.example>", "RCPT TO:<user@local.example>", "DATA", ".", "QUIT")
+		if q.most <= session || q.most > session+queueTimeout {
+			t.Errorf("a session of %v: a message may take %v", session, q.most)
+		}
+	}
+}
+
 // TestSession: every transaction starts from nothing.
 func TestSession(t *testing.T) {
 	s := newServer()
