@@ -300,8 +300,7 @@ func (e *engine) rcptTo(args string) (bool, error) {
 	if !ok {
 		return e.no(501, "5.5.4", "Syntax: RCPT TO:<address>")
 	}
-	// Only postmaster may do without a domain (RFC 5321, section 4.1.1.3).
-	if err != nil || to.IsNull() || to.Domain() == "" && !e.cfg.Local && !strings.EqualFold(to.Local(), "postmaster") {
+	if err != nil || to.IsNull() || to.Domain() == "" && !e.cfg.Local && !isPostmaster(to) {
 		return e.badPath("RCPT", args, Reply{501, "5.1.3", "Bad recipient address syntax"})
 	}
 	r := Rcpt{To: to.Clone()} // its command may be a hundred times as long
@@ -327,6 +326,12 @@ func (e *engine) rcptTo(args string) (bool, error) {
 	}
 	e.rcpts = append(e.rcpts, r)
 	return e.yes("2.1.5", "Ok")
+}
+
+// isPostmaster reports whether m is who may do without a domain (RFC 5321, section
+// 4.1.1.3). Unicode has a long s, which folds to an s.
+func isPostmaster(m addr.Mailbox) bool {
+	return m.IsASCII() && strings.EqualFold(m.Local(), "postmaster")
 }
 
 // set takes one parameter of RCPT.

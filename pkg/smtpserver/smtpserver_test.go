@@ -244,6 +244,7 @@ func TestDialogues(t *testing.T) {
 			"220 250 250 250 501 501 501 354 250", "<a@b> c@d\nx\r\n"},
 		{"recipient parameters", "EHLO c\r\n|MAIL FROM:<a@b>\r\nRCPT TO:<c@d> NOTIFY=NEVER,DELAY\r\nRCPT TO:<c@d> ORCPT=x\r\nRCPT TO:<c@d> SIZE=1\r\nRCPT TO:<>\r\nRCPT TO:<c>\r\nRCPT TO:<c@d> NOTIFY=DELAY ORCPT=rfc822;c@d\r\n",
 			"220 250 250 501 501 555 501 501 250", ""},
+		{"nobody's postmaster", "EHLO c\r\n|MAIL FROM:<a@b> SMTPUTF8\r\nRCPT TO:<po\u017ftmaster>\r\nRCPT TO:<PostMaster>\r\n", "220 250 250 501 250", ""},
 		{"UTF-8", "EHLO c\r\n|MAIL FROM:<ü@b>\r\nMAIL FROM:<ü@b> SMTPUTF8\r\nRCPT TO:<é@d>\r\nRCPT TO:<\xff@d>\r\n", "220 250 550 250 250 501", ""},
 	} {
 		for _, piece := range []int{1 << 20, 1} {
