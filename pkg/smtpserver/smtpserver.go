@@ -380,28 +380,28 @@ func Printable(s string) string {
 // command reads a command line, without its end.
 func (e *engine) command() (string, error) {
 	b, err := e.r.ReadSlice('\n')
-	if errors.Is(err, bufio.ErrBufferFull) || len(b) > maxCommand && err == nil {
-		for errors.Is(err, bufio.ErrBufferFull) {
-			_, err = e.r.ReadSlice('\n')
-		}
-		if err != nil {
-			return "", err
-		}
-		return strings.Repeat("x", maxCommand+1), nil // no command
+	long, half := len(b) > maxCommand, false
+	for errors.Is(err, bufio.ErrBufferFull) {
+		half = bytes.HasSuffix(b, cr) // of its end
+		b, err = e.r.ReadSlice('\n')
 	}
 	if err != nil {
 		return "", err
 	}
-	if b, ok := bytes.CutSuffix(b, []byte("\r\n")); ok {
-		return string(b), nil
+	text, ok := bytes.CutSuffix(b, crlf)
+	if !ok && (!half || len(b) > 1) {
+		// A script that sends for its user may know LF only. It shows in its first line.
+		first := e.cfg.Local && e.stats == Stats{After: "CONNECT"}
+		if !e.cfg.BareNewline && !first {
+			return "", e.bare("LF")
+		}
+		e.cfg.BareNewline = true
+		text = b[:len(b)-1]
 	}
-	// A script that sends for its user may know LF only. It shows in its first line.
-	first := e.cfg.Local && e.stats == Stats{After: "CONNECT"}
-	if !e.cfg.BareNewline && !first {
-		return "", e.bare("LF")
+	if long {
+		return strings.Repeat("x", maxCommand+1), nil // no command
 	}
-	e.cfg.BareNewline = true
-	return string(b[:len(b)-1]), nil
+	return string(text), nil
 }
 
 // bare ends a session in which a line did not end as it must. What follows may

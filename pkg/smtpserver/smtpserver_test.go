@@ -237,6 +237,9 @@ func TestDialogues(t *testing.T) {
 		{"HELO syntax", "HELO\r\nHELO a b\r\nEHLO a\x00b\r\n", "220 501 501 501", ""},
 		{"bare LF command", "NOOP\n", "220 521", ""},
 		{"long command", "NOOP " + strings.Repeat("x", 20000) + "\r\nNOOP\r\n", "220 500 250", ""},
+		{"long command, its end in two pieces", "NOOP " + strings.Repeat("x", readBuffer-len("NOOP \r")) + "\r\nNOOP\r\n", "220 500 250", ""},
+		{"bare LF long command", "NOOP " + strings.Repeat("x", maxCommand) + "\nNOOP\r\n", "220 521", ""},
+		{"bare LF very long command", "NOOP " + strings.Repeat("x", 20000) + "\nNOOP\r\n", "220 521", ""},
 		{"parameters", "EHLO c\r\n|MAIL FROM:<a@b> SIZE=5 SIZE=6\r\nMAIL FROM:<a@b> X=1\r\nMAIL FROM:<a@b> SIZE\r\nMAIL FROM:<a@b> BODY=9BIT\r\nMAIL FROM:<a@b>SIZE=1\r\n" +
 			"MAIL FROM:<a@b> SMTPUTF8=x\r\nMAIL FROM:<a@b> RET=ALL\r\nMAIL FROM:<a@b> ENVID=+0A\r\nMAIL FROM:\r\nMAIL FROM:<a@b> BODY=8BITMIME RET=HDRS ENVID=q+2B SIZE=9\r\n",
 			"220 250 501 555 501 501 501 501 501 501 501 250", ""},
