@@ -176,6 +176,7 @@ var (
 	errQuit    = errors.New("quit")
 	errStop    = errors.New("stop")
 	errClosing = errors.New("closing")
+	errRefused = errors.New("refused at once")
 )
 
 type engine struct {
@@ -238,14 +239,17 @@ func (e *engine) run() error {
 	reply := e.policy.Connect(&e.session)
 	// RFC 5321, section 3.1: the client waits for the greeting. Programs that send
 	// mail nobody wants often do not.
-	if err := e.synchronise(); err != nil {
-		return err
+	err := e.synchronise()
+	switch {
+	case err == nil && reply != nil:
+		err = e.reply(*reply)
+	case err == nil:
+		err = e.reply(Reply{220, "", e.cfg.Hostname + " ESMTP Posthouse"})
 	}
-	if reply != nil {
-		if err := e.reply(*reply); err != nil {
-			return err
-		}
-	} else if err := e.reply(Reply{220, "", e.cfg.Hostname + " ESMTP Posthouse"}); err != nil {
+	if err != nil && reply != nil {
+		err = errors.Join(errRefused, err)
+	}
+	if err != nil {
 		return err
 	}
 	for {
@@ -279,7 +283,9 @@ func (e *engine) end(err error) {
 		e.stats.Cause = "lost connection"
 		return
 	}
-	if e.w.Flush() != nil || errors.Is(err, errQuit) {
+	// Who is refused at once should have said nothing yet. To wait until he goes would give
+	// him a place, and there may be very many of him.
+	if e.w.Flush() != nil || errors.Is(err, errQuit) || errors.Is(err, errRefused) {
 		return
 	}
 	// The reply would be lost if the connection were closed with input unread.

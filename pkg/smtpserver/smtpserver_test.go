@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"runtime"
 	"strings"
 	"testing"
@@ -460,20 +461,25 @@ func TestWriteError(t *testing.T) {
 	}
 }
 
+// readable waits until something has come, and does not read it.
+func readable(c net.Conn) error {
+	raw, err := c.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		return err
+	}
+	return raw.Read(func(fd uintptr) bool {
+		n, _ := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		return n > 0
+	})
+}
+
 // TestEarlyTalker: who does not wait for the greeting gets none.
 func TestEarlyTalker(t *testing.T) {
 	client, server := pair(t)
 	io.WriteString(client, "EHLO c\r\n")
 	stats := make(chan Stats, 1)
 	go func() {
-		raw, err := server.(*net.TCPConn).SyscallConn()
-		if err == nil { // until it is there
-			err = raw.Read(func(fd uintptr) bool {
-				n, _ := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
-				return n > 0
-			})
-		}
-		if err != nil {
+		if err := readable(server); err != nil {
 			t.Error(err)
 		}
 		stats <- Serve(server, testConfig, &recorder{})
@@ -483,6 +489,44 @@ func TestEarlyTalker(t *testing.T) {
 	if s := <-stats; string(said) != "554 5.5.0 Error: SMTP protocol synchronization\r\n" || s.Cause != "improper command pipelining" || s.After != "CONNECT" {
 		t.Errorf("%q, %q after %q", said, s.Cause, s.After)
 	}
+}
+
+// refusing refuses clients at once.
+type refusing struct{ recorder }
+
+func (*refusing) Connect(*Session) *Reply { return &Reply{421, "4.7.0", "too many connections"} }
+
+// halfPipe has a sending side of its own, as TCP has.
+type halfPipe struct{ net.Conn }
+
+func (halfPipe) CloseWrite() error { return nil }
+
+// TestRefusedAtOnce: who is refused at once keeps no place by not going away, nor by
+// talking early.
+func TestRefusedAtOnce(t *testing.T) {
+	client, server := pair(t)
+	io.WriteString(client, "x")
+	if err := readable(server); err != nil {
+		t.Fatal(err)
+	}
+	s := Serve(server, testConfig, &refusing{})
+	client.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+	// The end of what the server sends is what it would wait after.
+	if said, err := io.ReadAll(client); s.Cause != "improper command pipelining" || codes(string(said)) != "554" || !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("early: %q, %q, %v", s.Cause, said, err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		client, server := net.Pipe()
+		defer client.Close()
+		begun := time.Now()
+		stats := make(chan Stats, 1)
+		go func() { stats <- Serve(halfPipe{server}, testConfig, &refusing{}) }()
+		said := readGreeting(t, client)
+		s := <-stats
+		if took := time.Since(begun); said != "421 4.7.0 too many connections\r\n" || s.Cause != "refused" || took > 0 {
+			t.Errorf("%q, %q after %v", said, s.Cause, took)
+		}
+	})
 }
 
 // TestSmuggling: nothing ends a message but CRLF.CRLF. What looks like it is
