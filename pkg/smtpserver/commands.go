@@ -256,6 +256,9 @@ func (m *Mail) set(key, value string) *Reply {
 		var n uint64
 		n, err = strconv.ParseUint(value, 10, 63)
 		m.Size = int64(n)
+		if errors.Is(err, strconv.ErrRange) { // of 20 digits (RFC 1870, section 4); n is the largest number then
+			err = nil
+		}
 		if err != nil || len(value) > 20 {
 			return badParameter(key)
 		}

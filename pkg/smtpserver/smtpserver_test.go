@@ -206,6 +206,7 @@ func TestDialogues(t *testing.T) {
 		{"lost in DATA", open + "x\r\n", "220 250 250 250 354", ""},
 		{"too big", open + strings.Repeat("12345678\r\n", 101) + ".\r\n|QUIT\r\n", "220 250 250 250 354 552 221", ""},
 		{"announced too big", "EHLO c\r\n|MAIL FROM:<a@b> SIZE=1001\r\n", "220 250 552", ""},
+		{"announced far too big", "EHLO c\r\n|MAIL FROM:<a@b> SIZE=99999999999999999999\r\nMAIL FROM:<a@b> SIZE=100000000000000000000\r\n", "220 250 552 501", ""},
 		{"BDAT", begin + "BDAT 3\r\nx\r\nBDAT 4 LAST\r\n.y\r\nQUIT\r\n", "220 250 250 250 250 250 221", "<a@b> c@d\nx\r\n.y\r\n"},
 		{"BDAT without newline at the end", begin + "BDAT 2 LAST\r\nxyQUIT\r\n", "220 250 250 250 250 221", "<a@b> c@d\nxy\r\n"},
 		{"BDAT cut between CR and LF", begin + "BDAT 2\r\nx\rBDAT 1 LAST\r\n\nQUIT\r\n", "220 250 250 250 250 250 221", "<a@b> c@d\nx\r\n"},
