@@ -128,6 +128,7 @@ func (e *engine) hello(verb, name string) (bool, error) {
 	if err := e.synchronise(); err != nil {
 		return false, err
 	}
+	e.nothing()
 	if !e.session.ESMTP {
 		return e.yes("", e.cfg.Hostname)
 	}

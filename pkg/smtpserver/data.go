@@ -297,6 +297,9 @@ func (e *engine) bdatChunk(args string) (bool, error) {
 		return false, err
 	}
 	if !last {
+		if size == 0 {
+			e.nothing()
+		}
 		if c.sink == nil {
 			c.refused = &tooBig
 			return e.refuse(Refusal{Verb: EndOfMessage, Mail: e.mail, Reply: tooBig})

@@ -343,13 +343,18 @@ func (e *engine) slow() {
 	}
 }
 
-// harmless counts commands that do nothing for the client.
+// harmless answers a command that does nothing for the client.
 func (e *engine) harmless(r Reply) error {
+	e.nothing()
+	return e.limit(r)
+}
+
+// nothing counts commands that do nothing for the client.
+func (e *engine) nothing() {
 	e.junk++
 	if e.junk > maxJunk {
 		e.errors++
 	}
-	return e.limit(r)
 }
 
 // write puts a reply into the buffer; it goes out when input is wanted and

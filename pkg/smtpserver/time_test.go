@@ -135,6 +135,26 @@ func TestRate(t *testing.T) {
 	}
 }
 
+// TestNothing: who says nothing but what has no effect is slowed down.
+func TestNothing(t *testing.T) {
+	cfg := testConfig
+	cfg.SoftErrors, cfg.CommandTimeout = 10, 5*time.Minute
+	for _, line := range []string{"EHLO c\r\n", "HELO c\r\n", "BDAT 0\r\n"} {
+		for n, slow := range map[int]time.Duration{maxJunk - 10: 0, maxJunk + 40: 20 * time.Second} {
+			_, _, took := meet(t, cfg, &recorder{}, func(client io.Writer) {
+				introduce(client, "")
+				for range n {
+					time.Sleep(time.Millisecond)
+					io.WriteString(client, line)
+				}
+			})
+			if took < slow || took > slow+20*time.Second {
+				t.Errorf("%d times %q took %v", n, line, took)
+			}
+		}
+	}
+}
+
 // TestCrowded: where others wait for a place, who is silent has ten seconds, also who
 // was silent before; and nobody's time is touched who says something.
 func TestCrowded(t *testing.T) {
