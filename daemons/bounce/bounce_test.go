@@ -229,6 +229,27 @@ func TestSubmitFails(t *testing.T) {
 	}
 }
 
+// TestMessageID: reports about one message, which there are where very many recipients
+// fail, are made in no time, and nobody is to take them for copies of each other.
+func TestMessageID(t *testing.T) {
+	seen := make(map[string]bool)
+	for i := range 3 {
+		r, f := request(t, bounce.Failure, message)
+		q := &fakeQueue{}
+		s := newService(q, "")
+		s.now = func() time.Time { return testTime.Add(time.Duration(i) * time.Millisecond) }
+		if _, err := s.notify(t.Context(), r, f); err != nil {
+			t.Fatal(err)
+		}
+		_, id, _ := strings.Cut(string(q.content), "\r\nMessage-Id: ")
+		id, _, _ = strings.Cut(id, "\r\n")
+		if seen[id] || !strings.HasPrefix(id, "<") || !strings.HasSuffix(id, "@mail.example.org>") {
+			t.Errorf("%s, after %v", id, seen)
+		}
+		seen[id] = true
+	}
+}
+
 // TestLanguage: what a host says in another language makes no 8-bit text where
 // 7 bits are promised.
 func TestLanguage(t *testing.T) {

@@ -83,7 +83,7 @@ func (r *report) header(b *bytes.Buffer, boundary string, eightBit bool) {
 	fmt.Fprintf(b, "To: %s\r\n", r.to)
 	// RFC 3834, section 5: a notification is an answer; a copy is not.
 	fmt.Fprintf(b, "Auto-Submitted: %s\r\n", choose(r.postmaster, "auto-generated", "auto-replied"))
-	fmt.Fprintf(b, "Message-Id: <%s.%s.%d@%s>\r\n", r.now.UTC().Format("20060102150405"), r.QueueID, r.Kind, r.hostname)
+	fmt.Fprintf(b, "Message-Id: <%s.%s.%d@%s>\r\n", r.now.UTC().Format("20060102150405.000000"), r.QueueID, r.Kind, r.hostname)
 	b.WriteString("MIME-Version: 1.0\r\n")
 	fmt.Fprintf(b, "Content-Type: multipart/report; report-type=%s;\r\n\tboundary=\"%s\"\r\n",
 		choose(global, "global-delivery-status", "delivery-status"), boundary)
