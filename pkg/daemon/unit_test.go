@@ -239,7 +239,7 @@ func (u *unit) launch(ended chan<- struct{}) error {
 	// The shell knows the number of the process that it becomes.
 	cmd := exec.Command("/bin/sh", "-c", `LISTEN_PID=$$ WATCHDOG_PID=$$ exec "$0"`, exe)
 	cmd.Env = append(os.Environ(), envMode+"="+u.mode, envConfig+"="+u.dir, "NOTIFY_SOCKET="+filepath.Join(u.dir, "notify"),
-		fmt.Sprint("LISTEN_FDS=", len(u.files)), "LISTEN_FDNAMES="+strings.Join(u.names, ":"),
+		fmt.Sprint("LISTEN_FDS=", len(u.files)), "LISTEN_FDNAMES="+strings.Join(u.names, ":"), "WATCHDOG_USEC=",
 		"GORACE=atexit_sleep_ms=0") // the race detector would have every process take a second to end
 	cmd.Env = append(cmd.Env, u.env...)
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = w, w, u.files
