@@ -120,9 +120,18 @@ func TestServers(t *testing.T) {
 }
 
 func TestOwnAddress(t *testing.T) {
-	own, err := net.InterfaceAddrs()
+	interfaces, err := net.Interfaces()
 	if err != nil {
 		t.Fatal(err)
+	}
+	var own []net.Addr
+	for _, i := range interfaces {
+		if i.Flags&net.FlagUp == 0 { // nobody gets there
+			continue
+		}
+		if more, err := i.Addrs(); err == nil { // or it has just gone
+			own = append(own, more...)
+		}
 	}
 	for _, a := range append(own, &net.IPNet{IP: net.IPv4(127, 0, 0, 2)}, &net.IPNet{IP: net.IPv4zero}, &net.IPNet{IP: net.IPv6zero}) {
 		ip, ok := netip.AddrFromSlice(a.(*net.IPNet).IP)

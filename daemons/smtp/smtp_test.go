@@ -219,7 +219,7 @@ func (s *server) serve(t testing.TB) uint16 {
 			s.sessions++
 			s.mu.Unlock()
 			go func() {
-				smtpserver.Serve(c, smtpserver.Config{Hostname: "there.example", CommandTimeout: 10 * time.Second}, s)
+				smtpserver.Serve(c, smtpserver.Config{Hostname: "there.example", CommandTimeout: time.Minute}, s)
 				c.Close()
 			}()
 		}
@@ -229,7 +229,7 @@ func (s *server) serve(t testing.TB) uint16 {
 
 func newService(t testing.TB) *service {
 	t.Helper()
-	cfg := testConfig(t, "")
+	cfg := testConfig(t, "smtp: {keep_time: 5m}\n") // however slow the machine is
 	s := &service{config: func() *config.Config { return cfg }, resolver: zone{}, own: netip.Addr.IsLoopback, dial: dial, note: func(string, string) {}}
 	t.Cleanup(s.cache.close)
 	return s
@@ -315,7 +315,7 @@ func TestTrouble(t *testing.T) {
 				}
 				for _, l := range lines {
 					io.WriteString(c, l)
-					c.SetReadDeadline(time.Now().Add(time.Second))
+					c.SetReadDeadline(time.Now().Add(time.Minute))
 					c.Read(make([]byte, 4096))
 				}
 				c.Close()
