@@ -341,7 +341,7 @@ func TestManyCRs(t *testing.T) {
 	if err := errors.Join(l.write(bytes.Repeat([]byte("\r"), n)), l.close()); err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(begin); took > 5*time.Second {
+	if took := time.Since(begin); took > time.Minute { // it took hours
 		t.Errorf("%v", took)
 	}
 	if want := strings.Repeat(" ", n) + "\r\n"; out.String() != want {

@@ -102,7 +102,7 @@ func TestSubmit(t *testing.T) {
 
 func (s *system) waitForNotices(t testing.TB, want ...queueid.ID) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		s.mu.Lock()
 		got := fmt.Sprint(s.notices)
 		s.mu.Unlock()
@@ -296,7 +296,7 @@ func TestCancelled(t *testing.T) {
 				}
 			}
 			conn.Close()
-			for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+			for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 				if list, _ := os.ReadDir(s.incoming); len(list) == 0 {
 					break
 				}
@@ -319,7 +319,7 @@ func TestStop(t *testing.T) {
 		t.Fatal(err)
 	}
 	cancel()
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		if list, _ := os.ReadDir(s.incoming); len(list) == 0 {
 			break
 		}
@@ -538,7 +538,7 @@ func TestMany(t *testing.T) {
 func (s *system) notifierIdle(t testing.TB, n int) {
 	t.Helper()
 	got := 0
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline) && got < n; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline) && got < n; time.Sleep(time.Millisecond) {
 		s.mu.Lock()
 		got = len(s.notices)
 		s.mu.Unlock()
