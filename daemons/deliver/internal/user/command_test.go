@@ -68,7 +68,7 @@ func TestCommand(t *testing.T) {
 			t.Errorf("environment %q lacks %s", env, v)
 		}
 	}
-	if len(env) > 9 { // and PWD, and _ of some shells
+	if len(env) > 10 { // and PWD, and SHLVL and _ of some shells
 		t.Errorf("environment %q", env)
 	}
 	// 0, 1, 2, and that of ls itself.
