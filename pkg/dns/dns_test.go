@@ -29,7 +29,7 @@ func world(t testing.TB, records ...[3]string) (*Resolver, *dnstest.Server) {
 			t.Fatal(err)
 		}
 	}
-	return asking(10*time.Second, s), s
+	return asking(time.Minute, s), s
 }
 
 // asking returns a resolver that asks servers once, each for that long.
@@ -151,7 +151,7 @@ func TestNextServer(t *testing.T) {
 		alone, bad := world(t)
 		bad.Behave("a.example", b)
 		_, good := world(t, [3]string{"a.example", "A", "192.0.2.1"})
-		r := asking(10*time.Second, bad, good)
+		r := asking(time.Minute, bad, good)
 		if got, err := r.Addresses(t.Context(), "a.example"); err != nil || len(got) != 1 {
 			t.Errorf("%d: %v, %v", b, got, err)
 		}

@@ -31,7 +31,7 @@ func pair(t testing.TB) (a, b *Conn) {
 			t.Fatal(err)
 		}
 		ends[i] = c
-		ends[i].SetDeadline(time.Now().Add(10 * time.Second))
+		ends[i].SetDeadline(time.Now().Add(time.Minute))
 		t.Cleanup(func() { ends[i].Close() })
 	}
 	return ends[0], ends[1]
@@ -296,7 +296,7 @@ func TestCancel(t *testing.T) {
 			serve(c)
 			cancel()
 			// A client that waits on meets the end of the connection.
-			c.SetReadDeadline(time.Now().Add(10 * time.Second))
+			c.SetReadDeadline(time.Now().Add(time.Minute))
 			c.Receive(100)
 		})
 		err := NewClient(path, testProtocol).Call(ctx, NewMessage(), nil, nil)
@@ -312,7 +312,7 @@ func TestGrace(t *testing.T) {
 	for _, tt := range []struct {
 		grace   time.Duration
 		answers bool
-	}{{10 * time.Second, true}, {20 * time.Millisecond, false}} {
+	}{{time.Minute, true}, {20 * time.Millisecond, false}} {
 		proto := testProtocol
 		proto.Grace = tt.grace
 		ctx, cancel := context.WithCancel(t.Context())
@@ -325,7 +325,7 @@ func TestGrace(t *testing.T) {
 			<-ended
 			stop()
 			if !tt.answers {
-				time.Sleep(10 * time.Second)
+				time.Sleep(time.Minute)
 			}
 			m := NewMessage()
 			m.String("half done")
