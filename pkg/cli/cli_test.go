@@ -142,7 +142,9 @@ COMP_WORDS=(tool q); COMP_CWORD=1; _tool; echo "${COMPREPLY[*]}"
 	if err := os.WriteFile(file, script.Bytes(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.Command(program, file).CombinedOutput()
+	cmd := exec.Command(program, file)
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()} // no locale that is not there, nor files of whoever runs this
+	out, err := cmd.CombinedOutput()
 	if err != nil || string(out) != want {
 		t.Errorf("%q, %v", out, err)
 	}
