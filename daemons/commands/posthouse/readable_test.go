@@ -96,8 +96,8 @@ func TestCheckAliases(t *testing.T) {
 	}
 	for path, want := range map[string]string{
 		dir + "/aliases":    "",
-		"/etc/hosts":        "",
-		"/etc/none":         "local.aliases: lstat /etc/none: ",
+		"/etc/passwd":       "",
+		srv + "/lists/none": "local.aliases: lstat " + srv + "/lists/none: ",
 		srv + "/lists/a/b":  "",
 		srv + "/good":       needs("/good"),
 		srv + "/listserver": needs("/listserver"),
