@@ -29,7 +29,7 @@ import (
 
 // CommandTimeout bounds a command in a machine, so that one that hangs ends
 // the test and not the test run.
-const CommandTimeout = 2 * time.Minute
+const CommandTimeout = 10 * time.Minute
 
 // Options says which machine to boot. The zero value is a Debian 12 with the
 // package that make deb has made.
