@@ -8,7 +8,21 @@ GODIRS := daemons packaging pkg units
 # Reproducible: the time of the last commit or, without a repository, of the last release.
 export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || stat -c %Y CHANGELOG.md)
 
+# Go, and what else keeps files for its user, has to know where: an environment without HOME gets it.
+ifeq ($(HOME),)
+export HOME := $(or $(shell getent passwd "$$(id -u)" | cut -d: -f6),$(CURDIR)/build/.home)
+endif
+
+# Where mkfs and the like are, of which setup.sh knows.
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
+
+# Tests look at modes, and make sockets, whose paths are short, and files that other users get to. What they start is no
+# service of who has started this.
+GO_TEST := umask 022; env -u TMPDIR -u NOTIFY_SOCKET go test
+
 .DEFAULT_GOAL := help
+# Whatever MAKEFLAGS has: each target may install something, and dpkg lets one do so at a time.
+.NOTPARALLEL:
 .PHONY: help build check test crash run stop bench simulate nightly docs deb rpm lint fuzz clean
 
 help: ## this list
@@ -30,18 +44,18 @@ check: ## formatting, vet, staticcheck, unit tests with the race detector, impor
 	go vet ./...
 	go vet -tags system ./...
 	go tool staticcheck ./...
-	CGO_ENABLED=1 go test -race -timeout 30m ./...
-	go test -run TestSimulation ./daemons/qmgr
+	export CGO_ENABLED=1; $(GO_TEST) -race -timeout 30m ./...
+	$(GO_TEST) -timeout 30m -run TestSimulation ./daemons/qmgr
 
 test: check deb rpm lint ## everything: check, packages, linters, and the packages in booted containers
 	$(SETUP) test
-	go test -tags system -count=1 -timeout 30m -v ./pkg/mailtest/crash/ -every 16
-	go test -tags system -count=1 -timeout 60m ./pkg/mailtest/system/...
+	$(GO_TEST) -tags system -count=1 -timeout 30m -v ./pkg/mailtest/crash/ -every 16
+	$(GO_TEST) -tags system -count=1 -timeout 60m ./pkg/mailtest/system/...
 
 crash: ## daemons killed, power cut, and an error, at every system call of a message's way
 	$(SETUP) crash
-	go test -tags system -count=1 -timeout 3h -v ./pkg/mailtest/crash/ -every 1
-	go test -tags system -count=1 -timeout 3h -v -run TestCrash ./pkg/mailtest/crash/ -every 1 -fs xfs
+	$(GO_TEST) -tags system -count=1 -timeout 3h -v ./pkg/mailtest/crash/ -every 1
+	$(GO_TEST) -tags system -count=1 -timeout 3h -v -run TestCrash ./pkg/mailtest/crash/ -every 1 -fs xfs
 
 run: deb ## boot a container with the package and smtpd on 127.0.0.1:2525, and send mail through it
 	$(SETUP) run
