@@ -145,19 +145,27 @@ func TestSpareInUse(t *testing.T) {
 	if n, _ := reader.ReadAt(b, 0); string(b[:n]) != secret {
 		t.Errorf("read: %q", b[:n])
 	}
-	page, err := unix.Mmap(int(reader.Fd()), 0, len(secret), unix.PROT_READ, unix.MAP_SHARED)
-	if err != nil {
+	var disk unix.Statfs_t
+	if err := unix.Fstatfs(int(reader.Fd()), &disk); err != nil {
 		t.Fatal(err)
+	}
+	var page []byte
+	if disk.Type != unix.OVERLAYFS_SUPER_MAGIC { // whose mappings are of the file below
+		if page, err = unix.Mmap(int(reader.Fd()), 0, len(secret), unix.PROT_READ, unix.MAP_SHARED); err != nil {
+			t.Fatal(err)
+		}
 	}
 	reader.Close()
-	if f := s.take(); f != nil {
-		t.Fatal("a file that somebody has mapped is taken")
-	}
-	if string(page) != secret {
-		t.Errorf("mapped: %q", page)
-	}
-	if err := unix.Munmap(page); err != nil {
-		t.Fatal(err)
+	if page != nil {
+		if f := s.take(); f != nil {
+			t.Fatal("a file that somebody has mapped is taken")
+		}
+		if string(page) != secret {
+			t.Errorf("mapped: %q", page)
+		}
+		if err := unix.Munmap(page); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if f := s.take(); f == nil {
 		t.Error("a file that nobody has open any more is not taken")
