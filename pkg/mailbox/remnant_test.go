@@ -36,6 +36,7 @@ func TestRemnant(t *testing.T) {
 				if err := b.Append("s@example.org", date, head, strings.NewReader(body)); err != nil {
 					t.Fatal(err)
 				}
+				b.Dir.Close() // they are many
 				if got := content(t, dir); got != before+whole {
 					t.Fatalf("%s: of the first %d octets something is left: %.300q", name, n, got)
 				}
