@@ -161,6 +161,22 @@ func TestNextServer(t *testing.T) {
 	}
 }
 
+// TestDroppedEDNS: where a firewall swallows what it does not know, the second round comes through.
+func TestDroppedEDNS(t *testing.T) {
+	_, s := world(t, [3]string{"a.example", "A", "192.0.2.1"})
+	s.Behave("a.example", dnstest.DropEDNS)
+	for timeout := 50 * time.Millisecond; ; timeout *= 2 { // an answer may take as long on a slow machine
+		r := &Resolver{func() settings { return settings{[]netip.AddrPort{s.Addr()}, timeout, defaultRounds} }}
+		got, err := r.Addresses(t.Context(), "a.example")
+		if err == nil && len(got) == 1 {
+			return
+		}
+		if timeout > 10*time.Second {
+			t.Fatalf("%v, %v", got, err)
+		}
+	}
+}
+
 func TestResolvConf(t *testing.T) {
 	s := parseConf([]byte("# x\nnameserver 192.0.2.53\nnameserver bad\nnameserver 2001:db8::53\noptions timeout:2 attempts:99 edns0\n"))
 	if fmt.Sprint(s.servers, s.timeout, s.rounds) != "[192.0.2.53:53 [2001:db8::53]:53] 2s 5" {

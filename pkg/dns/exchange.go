@@ -25,14 +25,15 @@ import (
 // into fragments, which can be forged.
 const udpSize = 1232
 
-// ask puts q to the servers, one after the other.
+// ask puts q to the servers, one after the other; the second time without EDNS, which there
+// are firewalls that let no question with pass.
 func (r *Resolver) ask(ctx context.Context, q dnsmessage.Question) (answer, error) {
 	s := r.settings()
 	last := errors.New("no server")
-	for range s.rounds {
+	for round := range s.rounds {
 		for _, server := range s.servers {
 			try, cancel := context.WithTimeout(ctx, s.timeout)
-			a, err := exchange(try, server, q)
+			a, err := exchange(try, server, inquiry{q, round > 0})
 			cancel()
 			if err == nil || errors.Is(err, ErrNoName) {
 				return a, err
@@ -54,10 +55,9 @@ type inquiry struct {
 
 // exchange asks one server, by TCP where the answer does not fit into a datagram, and
 // without EDNS where the server does not know it (RFC 6891, section 7).
-func exchange(ctx context.Context, server netip.AddrPort, question dnsmessage.Question) (answer, error) {
-	q := inquiry{Question: question}
+func exchange(ctx context.Context, server netip.AddrPort, q inquiry) (answer, error) {
 	a, truncated, err := roundTrip(ctx, "udp", server, q)
-	if errors.Is(err, errFormat) {
+	if errors.Is(err, errFormat) && !q.plain {
 		q.plain = true
 		a, truncated, err = roundTrip(ctx, "udp", server, q)
 	}

@@ -31,6 +31,7 @@ const (
 	NotImplemented // likewise, in other words
 	HalfFails      // of the addresses: there is no answer about A
 	Lame           // a server that does not look further, and refers to others
+	DropEDNS       // a question with EDNS has no answer
 )
 
 // Server is a server.
@@ -217,13 +218,15 @@ func (s *Server) respond(query []byte, tcp bool) []byte {
 		m.RecursionAvailable = false
 		b, _ := m.Pack()
 		return b
-	case NoEDNS, NotImplemented:
+	case NoEDNS, NotImplemented, DropEDNS:
 		if p.SkipAllQuestions() != nil || p.SkipAllAnswers() != nil || p.SkipAllAuthorities() != nil {
 			return nil
 		}
 		_, err := p.AdditionalHeader()
 		switch {
 		case err != nil: // none
+		case s.behaviour[name] == DropEDNS:
+			return nil
 		case s.behaviour[name] == NoEDNS:
 			m.RCode, m.Questions = dnsmessage.RCodeFormatError, nil
 		default:
