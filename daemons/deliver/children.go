@@ -6,13 +6,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"posthouse/daemons/deliver/internal/user"
 	"posthouse/pkg/ipc"
@@ -217,55 +214,18 @@ func childPath() (string, error) {
 	return filepath.Join(filepath.Dir(self), user.Program), err
 }
 
-// newStarter returns what starts children, which run program. It does so from one
-// thread, whose capabilities no program that is started inherits: they hold until
-// it has become the user, and end there.
-func newStarter(program string) (func(*childID) (process, error), error) {
-	type job struct {
-		id   *childID
-		done chan<- error
-		proc *process
-	}
-	jobs, ready := make(chan job), make(chan error)
-	go func() {
-		runtime.LockOSThread() // for good
-		ready <- keepCapabilities()
-		for j := range jobs {
-			var err error
-			cred := &syscall.Credential{Uid: j.id.uid, Gid: j.id.gid, Groups: j.id.groups}
-			*j.proc, err = startAs(program, j.id, cred)
-			j.done <- err
-		}
-	}()
-	if err := <-ready; err != nil {
-		return nil, fmt.Errorf("capabilities: %w", err)
-	}
+// newStarter returns what starts children, which run program. They become the user
+// themselves, with the capabilities of this process, and then run it once more.
+func newStarter(program string) func(*childID) (process, error) {
 	return func(id *childID) (process, error) {
-		done, proc := make(chan error), process{}
-		jobs <- job{id, done, &proc}
-		err := <-done
-		return proc, err
-	}, nil
+		return start(program, id.user.Start(program, user.Identity{UID: id.uid, GID: id.gid, Groups: id.groups}))
+	}
 }
 
-// keepCapabilities keeps those of this thread from what it starts: a program
-// that is no set-uid one has what is ambient, which has to be inheritable.
-func keepCapabilities() error {
-	var data [2]unix.CapUserData
-	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
-		return err
-	}
-	if err := unix.Capget(&hdr, &data[0]); err != nil {
-		return err
-	}
-	data[0].Inheritable, data[1].Inheritable = 0, 0
-	return unix.Capset(&hdr, &data[0])
-}
-
-// startAs starts a child. There is no Pdeathsig: the kernel would want a right to
-// signal the user for it. The end of the socket tells the child.
-func startAs(program string, id *childID, cred *syscall.Credential) (process, error) {
+// start starts a child. There is no Pdeathsig: the kernel would want a right to
+// signal the user for it. The end of the socket tells the child. No user can signal what
+// this waits for.
+func start(program string, args []string) (process, error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return process{}, err
@@ -275,11 +235,11 @@ func startAs(program string, id *childID, cred *syscall.Credential) (process, er
 	if err != nil {
 		return process{}, err
 	}
-	p, err := os.StartProcess(program, append([]string{user.Program}, id.user.Args()...), &os.ProcAttr{
+	p, err := os.StartProcess(program, append([]string{user.Program}, args...), &os.ProcAttr{
 		Dir:   "/",
 		Env:   []string{},
 		Files: []*os.File{null, null, null, theirs},
-		Sys:   &syscall.SysProcAttr{Credential: cred, Setpgid: true},
+		Sys:   &syscall.SysProcAttr{Setpgid: true},
 	})
 	if err := errors.Join(err, theirs.Close()); err != nil {
 		return process{}, errors.Join(err, conn.Close())

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -31,10 +32,14 @@ const strict = "strict"
 // TestMain lets this program be a child, too. What the sandbox gives is not there
 // in a test.
 func TestMain(m *testing.M) {
+	if os.Args[0] == stopper {
+		stopAll()
+		return
+	}
 	if os.Args[0] != user.Program {
 		os.Exit(m.Run())
 	}
-	if os.Args[2] == strict {
+	if os.Args[2] == strict || len(os.Args) > 5 { // or one that has to become the user
 		if err := user.Main(os.Args[1:]); err != nil {
 			os.Exit(1)
 		}
@@ -76,14 +81,11 @@ func serve(t *testing.T, a *account.Account) *deliver.Client {
 // serveBy is serve with something changed.
 func serveBy(t *testing.T, a *account.Account, change func(*service)) *deliver.Client {
 	t.Helper()
-	start, err := newStarter("/proc/self/exe")
-	if err != nil {
-		t.Fatal(err)
-	}
+	starter := newStarter("/proc/self/exe")
 	if os.Getuid() != 0 {
-		start = func(id *childID) (process, error) { return startAs("/proc/self/exe", id, nil) }
+		starter = func(id *childID) (process, error) { return start("/proc/self/exe", id.user.Args()) }
 	}
-	s := newService(maillog.New("deliver"), newPool(start), durable.NewCommitter("fsync"))
+	s := newService(maillog.New("deliver"), newPool(starter), durable.NewCommitter("fsync"))
 	if os.Getuid() != 0 {
 		s.become = func(_ become.Identity, f func(*become.Thread) error, done func(error)) { go func() { done(f(nil)) }() }
 		s.regroup = func(*become.Thread, []uint32) error { return nil }
@@ -173,6 +175,65 @@ func TestChildIsTheUser(t *testing.T) {
 	if got := ask(t, c, command("echo $PPID >again; cmp again parent")); got.Status.Class() != dsn.Success {
 		// It is right for a machine on which this takes two seconds.
 		t.Logf("not the same child: %+v, %s", got, first)
+	}
+}
+
+// stopper is a program of a user's that stops, for a while, all that it may, and kills it
+// at SIGTERM.
+const stopper = "stopper"
+
+func stopAll() {
+	told := make(chan os.Signal, 1)
+	signal.Notify(told, syscall.SIGTERM)
+	for end := time.Now().Add(time.Second); time.Now().Before(end); {
+		_ = syscall.Kill(-1, syscall.SIGSTOP)
+	}
+	<-told
+	_ = syscall.Kill(-1, syscall.SIGKILL)
+}
+
+// A user who stops processes of his own when they are started does not stop deliver.
+func TestStoppedAtStart(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root, to become another user")
+	}
+	const uid = 54331 // of no other test
+	bad, err := os.StartProcess("/proc/self/exe", []string{stopper}, &os.ProcAttr{
+		Sys: &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = bad.Signal(syscall.SIGTERM)
+		_, _ = bad.Wait()
+	}()
+	start := newStarter("/proc/self/exe")
+	started := make(chan error, 1000)
+	go func() {
+		for end := time.Now().Add(time.Second); time.Now().Before(end); {
+			p, err := start(&childID{user.User{Name: "alice", Home: "/", Shell: "/bin/sh"}, uid, uid, nil})
+			if err == nil {
+				go func() { _ = p.wait() }()
+				err = p.conn.Close()
+			}
+			started <- err
+		}
+		close(started)
+	}()
+	for {
+		select {
+		case err, more := <-started:
+			if err != nil {
+				t.Error(err)
+			}
+			if !more {
+				return
+			}
+		case <-time.After(time.Minute):
+			t.Error("no child is started any more")
+			return
+		}
 	}
 }
 

@@ -21,7 +21,8 @@
 //
 // Its children, of the program deliver-as, have the user's uid, gid and groups, no
 // capability and no way back, three descriptors of /dev/null and a socket, and no
-// environment.
+// environment. They become the user when they are programs of their own: while a
+// process is started it shares this one's memory, and whoever stops it stops both.
 //
 // Who writes to the spool of mailboxes has its group, and with it could get at
 // the mailboxes of others: such a thread has no other group, and does nothing else.
@@ -66,16 +67,12 @@ func setup(d *daemon.Daemon) error {
 	if err != nil {
 		return err
 	}
-	start, err := newStarter(program)
-	if err != nil {
-		return err
-	}
 	// A limit on the size of files is an error of who writes. Not ignored: programs that
 	// are started would inherit that.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGXFSZ)
 	// The time zone is read once, and not with the rights of whoever needs it first.
 	_, _ = time.Now().Zone()
-	s := newService(d.Log, newPool(start), durable.NewCommitter(d.Config().Queue.Sync))
+	s := newService(d.Log, newPool(newStarter(program)), durable.NewCommitter(d.Config().Queue.Sync))
 	d.OnEnd(s.pool.close)
 	d.Flushes()
 	d.HandOff() // users' commands are slow

@@ -82,7 +82,7 @@ var rules = []rule{
 		"daemons/cleanup daemons/commands/posthouse daemons/deliver daemons/deliver/internal/user daemons/pipe daemons/qmgr daemons/smtp " +
 			"pkg/activation pkg/cli pkg/command pkg/daemon pkg/ipc pkg/mailtest/probe pkg/rawsock pkg/smtpclient", false},
 	{"golang.org/x/sys/unix", "openat and its kin, statfs (cleanup, durable, maildrop, mailbox, queue, users); descriptors (ipc); capabilities, and who a thread is (deliver); process groups (command); sockets (maillog, rawsock); terminals (posthouse)",
-		"daemons/cleanup daemons/commands/posthouse daemons/deliver daemons/deliver/internal/become daemons/deliver/internal/files daemons/deliver/internal/user pkg/command pkg/durable pkg/ipc pkg/ipc/ipctest pkg/maildrop pkg/maillog pkg/mailbox pkg/mailtest pkg/mailtest/probe pkg/queue pkg/rawsock pkg/users", false},
+		"daemons/cleanup daemons/commands/posthouse daemons/deliver/internal/become daemons/deliver/internal/files daemons/deliver/internal/user pkg/command pkg/durable pkg/ipc pkg/ipc/ipctest pkg/maildrop pkg/maillog pkg/mailbox pkg/mailtest pkg/mailtest/probe pkg/queue pkg/rawsock pkg/users", false},
 
 	{"net", "connections: dialled (account, dns, ipc, smtp), inherited (activation, daemon, smtpd), served and used (smtpserver, smtpclient), read and written (rawsock)",
 		"daemons/smtp daemons/smtpd pkg/account pkg/activation pkg/daemon pkg/dns pkg/dns/dnstest pkg/ipc pkg/ipc/ipctest pkg/mailtest/probe pkg/rawsock pkg/smtpclient pkg/smtpserver", false},

@@ -5,9 +5,10 @@
 //
 // # Interface
 //
-// Started by deliver, which has made it the user, with the version of what they
-// speak, the user's name, home and shell as arguments, and a socket that
-// carries requests of the protocol posthouse/pkg/protocol/deliver as descriptor 3.
+// Started by deliver, with the uid, gid and groups of the user as arguments, and with
+// deliver's capabilities: it becomes the user, and executes itself without any. Then its
+// arguments are the version of what they speak, the user's name, home and shell. A socket
+// that carries requests of the protocol posthouse/pkg/protocol/deliver is descriptor 3.
 // It ends with that socket.
 //
 // # Security

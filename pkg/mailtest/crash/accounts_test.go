@@ -106,8 +106,9 @@ func ageLocks(held time.Duration) {
 	}
 }
 
-// endUsers ends all processes of users.
-func endUsers() error {
+// endUsers ends all processes of users, and those that are about to become theirs, which
+// run deliver, or deliver-as in the same directory.
+func endUsers(deliver string) error {
 	for found := true; found; {
 		found = false
 		for _, path := range glob("/proc/[0-9]*") {
@@ -118,7 +119,8 @@ func endUsers() error {
 			_, rest, _ := strings.Cut(string(b), "\nUid:\t")
 			real, _, _ := strings.Cut(rest, "\t")
 			uid, _ := strconv.Atoi(real)
-			if uid < firstUser || uid >= firstUser+len(someones) {
+			exe, _ := os.Readlink(path + "/exe")
+			if (uid < firstUser || uid >= firstUser+len(someones)) && exe != deliver && exe != filepath.Join(filepath.Dir(deliver), child) {
 				continue
 			}
 			pid, err := strconv.Atoi(filepath.Base(path))

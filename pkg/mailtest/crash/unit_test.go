@@ -238,7 +238,7 @@ func (u *unit) execute(w *world, attr *os.ProcAttr, args ...string) (*os.Process
 	u.mu.Unlock()
 	if u.name == "deliver" {
 		// What it leaves behind systemd ends at once.
-		err = errors.Join(err, endUsers())
+		err = errors.Join(err, endUsers(u.bin))
 	}
 	return state, err
 }

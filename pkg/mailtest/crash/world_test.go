@@ -184,7 +184,14 @@ func (w *world) mount() error {
 func (w *world) unmount() error {
 	var errs []error
 	for i, dir := range mountPoints {
-		errs = append(errs, w.disks[i].Close(), unix.Unmount(dir, 0))
+		errs = append(errs, w.disks[i].Close())
+		var err error
+		// A file that was passed to a process, and not received, goes a little after it.
+		until(stepTime, func() bool {
+			err = unix.Unmount(dir, 0)
+			return !errors.Is(err, unix.EBUSY)
+		})
+		errs = append(errs, err)
 	}
 	w.disks = nil
 	return errors.Join(errs...)

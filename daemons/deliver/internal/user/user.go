@@ -46,6 +46,9 @@ func (u *User) Args() []string {
 
 // Main is the whole life of the process.
 func Main(args []string) error {
+	if len(args) > 0 && args[0] == as {
+		return become(args)
+	}
 	if len(args) != 4 || args[0] != version {
 		return errors.New("it is deliver that starts this, and of the same version")
 	}

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -151,6 +152,27 @@ func TestOtherVersionIsRefused(t *testing.T) {
 	for _, args := range [][]string{other, other[1:], nil} {
 		if err := Main(args); err == nil || !strings.Contains(err.Error(), "of the same version") {
 			t.Errorf("%q: %v", args, err)
+		}
+	}
+}
+
+// Nothing is started as root, with its group, or with an ID that means no change.
+func TestIdentity(t *testing.T) {
+	u := &User{Name: "alice", Home: "/home/alice", Shell: "/bin/sh"}
+	for _, id := range []Identity{
+		{1000, 1001, nil}, {1000, 1001, []uint32{4}}, {1000, 1001, []uint32{4, 27}},
+		{0, 1001, nil}, {1000, 0, nil}, {1000, 1001, []uint32{4, 0}}, {1<<32 - 1, 1001, nil}, {1000, 1<<32 - 1, nil},
+	} {
+		args := u.Start("/program", id)
+		got, err := parseIdentity(args[2:5])
+		bad := id.UID-1 >= 1<<32-2 || id.GID-1 >= 1<<32-2 || slices.Contains(id.Groups, 0)
+		if bad != (err != nil) || !bad && (got.UID != id.UID || got.GID != id.GID || !slices.Equal(got.Groups, id.Groups)) {
+			t.Errorf("%v: %v, %v", id, got, err)
+		}
+	}
+	for _, args := range [][]string{{as}, {as, "/program", "1000", "1001"}, {as, "/program", "", "1000", "1001"}, {as, "/program", "1000", "1001", ","}} {
+		if err := Main(args); err == nil {
+			t.Errorf("%q: no error", args)
 		}
 	}
 }
