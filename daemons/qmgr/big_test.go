@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"posthouse/pkg/protocol/delivery"
 	"posthouse/pkg/queue"
 )
 
@@ -50,6 +51,20 @@ func TestBigMessages(t *testing.T) {
 	}
 }
 
+// size is that of the one message that is deferred.
+func (w *world) size() int64 {
+	w.t.Helper()
+	list, _ := filepath.Glob(filepath.Join(w.base, queue.Deferred, "*", "*"))
+	if len(list) != 1 {
+		w.t.Fatalf("%d messages are deferred", len(list))
+	}
+	info, err := os.Stat(list[0])
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return info.Size()
+}
+
 // TestManyAttempts: what is said of many recipients, time and again, does not fill the
 // disk, nor the memory of who reads it.
 func TestManyAttempts(t *testing.T) {
@@ -61,22 +76,40 @@ func TestManyAttempts(t *testing.T) {
 		}
 		w.put(queue.Incoming, 1, to...)
 		w.m.start()
-		size := func() int64 {
-			list, _ := filepath.Glob(filepath.Join(w.base, queue.Deferred, "*", "*"))
-			if len(list) != 1 {
-				t.Fatalf("%d messages are deferred", len(list))
-			}
-			info, err := os.Stat(list[0])
-			if err != nil {
-				t.Fatal(err)
-			}
-			return info.Size()
-		}
 		w.wait(time.Minute)
-		first := size()
+		first := w.size()
 		w.wait(100 * time.Hour)
-		if last := size(); last > first+10_000 {
+		if last := w.size(); last > first+10_000 {
 			t.Errorf("%d octets after the first attempt, %d in the end", first, last)
+		}
+		w.m.stop()
+	})
+}
+
+// TestManyTimes: who waits for a time of his own is not written down again each time
+// that others of the message are tried.
+func TestManyTimes(t *testing.T) {
+	in(t, "queue: {retry: {min: 1h, max: 1h}}\n", func(w *world) {
+		const domains, each, hours = 6, 50, 12
+		w.answer = byLocal
+		begun := time.Now()
+		w.pause = func(r *delivery.Request) { // so that each domain has a time of its own
+			if time.Since(begun) < time.Minute {
+				time.Sleep(time.Duration(r.Nexthop[1]-'0') * 5 * time.Minute)
+			}
+		}
+		var to []string
+		for i := range domains * each {
+			to = append(to, fmt.Sprintf("later@d%d.example", i/each))
+		}
+		w.put(queue.Incoming, 1, to...)
+		w.m.start()
+		w.wait(30 * time.Minute)
+		first := w.size()
+		w.wait(hours * time.Hour)
+		// A time for each recipient and attempt, and that the one before does not count any more.
+		if last := w.size(); last > first+hours*domains*(each*2*12+200) {
+			t.Errorf("%d octets after the first attempts, %d in the end", first, last)
 		}
 		w.m.stop()
 	})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"time"
 
 	"posthouse/pkg/agent"
@@ -332,9 +333,11 @@ func (m *manager) warn(msg *message) {
 	msg.q.Schedule.Warned = true // file writes it
 }
 
-// appendRetries writes who is to wait for longer than the message. msg.file is
-// held.
+// appendRetries writes who is to wait for longer than the message, if the file does not
+// say so already: else one with many recipients, each with a time of his own, would
+// grow by all of them with each attempt. msg.file is held, and nothing is unwritten.
 func (m *manager) appendRetries(msg *message, later []queue.Retry) error {
+	later = slices.DeleteFunc(later, func(r queue.Retry) bool { return r.Next.Equal(msg.q.Recipients[r.Index].Next) })
 	if len(later) == 0 {
 		return nil
 	}
