@@ -91,6 +91,12 @@ type operation struct {
 	trouble error // the first that the disk made
 }
 
+// isCut reports whether the daemon has to go, and the command with it.
+func (o *operation) isCut() bool {
+	o.cut = o.cut || o.ending()
+	return o.cut
+}
+
 // failed notes that the disk did not let it be carried out as a whole.
 func (o *operation) failed(err error) {
 	o.log.Warn(nil, "%v", err)
@@ -168,6 +174,9 @@ func (o *operation) seen(ids []queueid.ID, buckets []int64) {
 // pick carries it out with those of ids that are in d, which is p.
 func (o *operation) pick(p place, d *queue.Directory, ids []queueid.ID) {
 	for _, id := range ids {
+		if len(ids) > fewIDs && o.isCut() {
+			return
+		}
 		if o.left[id] && d.Has(id) {
 			o.at(p, d, id)
 		}
@@ -264,7 +273,7 @@ func (o *operation) disk() {
 			continue
 		}
 		o.look(p, o.spool.names(p, func(d *queue.Directory, id queueid.ID) error {
-			if o.cut = o.ending(); o.cut {
+			if o.isCut() {
 				return errStopping
 			}
 			if o.left == nil || o.left[id] {

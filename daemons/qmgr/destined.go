@@ -19,6 +19,9 @@ func (o *operation) destined(domain string) {
 	}
 	sizes := o.index.sizes()
 	for _, name := range buckets {
+		if o.isCut() {
+			return
+		}
 		if isAsked(name) {
 			continue
 		}
@@ -31,6 +34,9 @@ func (o *operation) destined(domain string) {
 			o.look(p, o.spool.in(p, func(d *queue.Directory) error {
 				var buf [4 << 10]byte
 				for _, id := range ids {
+					if o.isCut() {
+						return errStopping
+					}
 					if q, err := d.Look(id, buf[:]); err == nil && waitsFor(q, domain) {
 						o.at(p, d, id)
 					}
@@ -47,6 +53,9 @@ func (o *operation) searched(p place, domain string) error {
 	s, all := o.index.begin(p.bucket), true
 	var buf [4 << 10]byte
 	err := o.spool.names(p, func(d *queue.Directory, id queueid.ID) error {
+		if o.isCut() {
+			return errStopping
+		}
 		q, err := d.Look(id, buf[:])
 		if err != nil {
 			all = all && (errors.Is(err, fs.ErrNotExist) || isDamage(err)) // which the next attempt finds

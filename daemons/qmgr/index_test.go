@@ -422,3 +422,28 @@ func used(b *testing.B) time.Duration {
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
+
+// TestDestinationCut: a question about a destination for which much has to be looked
+// through does not keep the daemon from going.
+func TestDestinationCut(t *testing.T) {
+	for _, whole := range []bool{false, true} {
+		in(t, "queue: {retry: {min: 1h}}\n", func(w *world) {
+			w.backlog(100, 1)
+			if !whole {
+				w.m.stop()
+				if err := os.RemoveAll(filepath.Join(w.base, queue.Index)); err != nil {
+					t.Fatal(err)
+				}
+				w.boot(w.m.config())
+				w.m.start()
+			}
+			looked := 0
+			w.m.ending = func() bool { looked++; return looked > 20 }
+			r := queuectl.Request{Op: queuectl.Retry, Destination: "d0.example"}
+			if reply := w.m.control(r); reply.Done > 20 || reply.Err == nil {
+				t.Errorf("%+v", reply)
+			}
+			w.m.stop()
+		})
+	}
+}
