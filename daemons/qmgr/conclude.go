@@ -146,7 +146,7 @@ func (m *manager) conclude(msg *message) bool {
 		m.report(msg, bounce.Success)
 	}
 	if msg.finishedBy(nil) {
-		return m.removed(msg, m.spool.retire(msg.id, msg.q), "removed")
+		return m.removed(msg, m.spool.retire(msg.id, msg.q), "removed") || m.staysDone(msg)
 	}
 	if want == wantDelivery {
 		if msg.crowded != (party{}) && m.sendOut(msg) {
@@ -178,6 +178,17 @@ func (m *manager) removed(msg *message, err error, how string) bool {
 		m.forget(msg)
 	}
 	return true
+}
+
+// staysDone writes what was left to the end of a file that does not go, so that nobody gets
+// the message again from the next process. It reports false: msg has not ended.
+func (m *manager) staysDone(msg *message) bool {
+	msg.file.Lock()
+	defer msg.file.Unlock()
+	if err := m.write(msg); err != nil {
+		m.log.Error(msg.fields(), "%s: %v", msg.id, err)
+	}
+	return false
 }
 
 // hasGone ends the life of a message whose file somebody has taken away, if err is for

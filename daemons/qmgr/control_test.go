@@ -483,6 +483,30 @@ func TestLastTry(t *testing.T) {
 	}
 }
 
+// TestStaysDelivered: a message that is delivered, and whose file cannot be taken out of
+// its directory, is not delivered again by the next process: the file can be written.
+func TestStaysDelivered(t *testing.T) {
+	in(t, "", func(w *world) {
+		w.m.spool.disk = striking(func(call string, id queueid.ID) error {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			if call == "unlink" || call == "rename" && len(w.delivered) > 0 {
+				return &fs.PathError{Op: call, Path: id.String(), Err: syscall.EACCES}
+			}
+			return nil
+		})
+		w.put(queue.Incoming, 1, "a@x.example")
+		w.run(5 * time.Minute)
+		w.expect(queue.Active)
+		w.boot(w.m.config())
+		w.run(10 * time.Minute)
+		w.expect("")
+		if n := w.delivered["a@x.example"]; n != 1 {
+			t.Errorf("delivered %d times", n)
+		}
+	})
+}
+
 // TestLostFlush: where a flush fails what was to be flushed may never get to the
 // disk, though the next flush succeeds. So it is written again at once: the sender
 // is not told of a failure that the power can take away.

@@ -179,7 +179,8 @@ func (m *manager) record(e *entry, results []queue.IndexedResult, own bool) {
 		o := queue.Outcome{Results: results}
 		e.file.Lock()
 		if last && e.finishedBy(results) {
-			e.q.Apply(o) // the file goes now
+			e.q.Apply(o) // the file goes now; if it does not, staysDone writes this
+			e.unwritten = append(e.unwritten, o)
 		} else {
 			m.note(e.message, o)
 			m.plan(e.message, results)
