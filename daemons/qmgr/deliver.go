@@ -105,8 +105,13 @@ func (m *manager) deliver(e *entry) {
 	m.mu.Lock()
 	dead := m.sched.Done(m.now(), e.destination, a.signal, a.reason)
 	m.mu.Unlock()
+	if len(dead) > 0 {
+		m.wg.Go(func() { // e may have a notification made first
+			m.suspend(dead, a.reason)
+			m.dispatch()
+		})
+	}
 	m.record(e, a.results, a.own)
-	m.suspend(dead, a.reason)
 	m.dispatch()
 }
 

@@ -105,6 +105,28 @@ func TestDeadList(t *testing.T) {
 	})
 }
 
+// TestDeadAtOnce: what waits for a destination that is found dead does not wait for the
+// notification that the message has made by which that was found.
+func TestDeadAtOnce(t *testing.T) {
+	in(t, "transports: {smtp: {concurrency: 1}}\n", func(w *world) {
+		w.hop, w.answer = dsn.Errorf("4.4.1", "no"), byLocal
+		w.pause = func(*delivery.Request) { time.Sleep(time.Second) }
+		w.notify = func() { time.Sleep(4 * time.Minute) }
+		w.put(queue.Incoming, 1, "no@x.example")
+		w.m.start()
+		w.wait(500 * time.Millisecond)
+		for i := range uint32(3) {
+			w.put(queue.Incoming, i+2, "a@x.example")
+		}
+		w.m.look()
+		w.wait(10 * time.Second)
+		w.expect("active deferred deferred deferred")
+		w.wait(4 * time.Minute)
+		w.expect("deferred deferred deferred", "failure no@x.example=5.1.1")
+		w.m.stop()
+	})
+}
+
 // TestCrowds: mail for a fast destination passes that of very many that are slow and
 // have more than there is room for.
 func TestCrowds(t *testing.T) {
