@@ -113,8 +113,9 @@ func (o *operation) all() {
 		if err := o.listBuckets(); err != nil { // the command may be what has started this process
 			o.failed(err)
 		}
+		counts := o.counts()
 		o.mu.Lock()
-		n, err := o.rush()
+		n, err := o.rush(counts)
 		o.settle()
 		o.mu.Unlock()
 		o.done += n

@@ -174,16 +174,40 @@ func (m *manager) due(bucket string) {
 	wake(m.kick2)
 }
 
+// counts returns how many messages there are in each bucket that is not due, as far as
+// they can be counted. That may take long, and nothing waits for it.
+func (m *manager) counts() map[string]uint32 {
+	var names []string
+	m.mu.Lock()
+	for name, due := range m.buckets {
+		if due.After(m.now()) {
+			names = append(names, name)
+		}
+	}
+	m.mu.Unlock()
+	counts := make(map[string]uint32)
+	for _, name := range names {
+		if n, err := m.spool.count(name); err == nil {
+			counts[name] = n
+		}
+	}
+	return counts
+}
+
 // rush makes everything due that is deferred: by giving each bucket the name of
 // a time that is past, which costs nothing for each message and is still so
-// after a crash. It returns the number of messages, and what was in the way of others.
-// m.mu is held.
-func (m *manager) rush() (count uint32, failed error) {
+// after a crash. counts has the messages of buckets, if they have been counted. It returns
+// the number of all, and what was in the way of others. m.mu is held.
+func (m *manager) rush(counts map[string]uint32) (count uint32, failed error) {
 	for _, name := range slices.Sorted(maps.Keys(m.buckets)) {
 		if !m.buckets[name].After(m.now()) {
 			continue
 		}
-		n, err := m.spool.count(name)
+		var err error
+		n, ok := counts[name]
+		if !ok { // it has just been made
+			n, err = m.spool.count(name)
+		}
 		if err == nil && m.leaveToCrowds(name) {
 			count += n // it is under way
 			continue

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -345,6 +347,39 @@ func TestReleaseOfTheActive(t *testing.T) {
 				t.Errorf("delivered %v", w.delivered)
 			}
 		}
+		w.m.stop()
+	})
+}
+
+// TestRetryAllCounts: nothing stands still while the messages are counted that a command
+// is about.
+func TestRetryAllCounts(t *testing.T) {
+	in(t, "queue: {retry: {min: 1h}}\n", func(w *world) {
+		const n = 30
+		w.backlog(n, 1)
+		var counted atomic.Bool
+		w.m.spool.disk = striking(func(call string, _ queueid.ID) error {
+			if call == "rename" {
+				counted.Store(true)
+			}
+			if call != "readdir" || counted.Load() {
+				return nil
+			}
+			for range 1_000_000 { // somebody else may have it for a moment
+				if w.m.mu.TryLock() {
+					w.m.mu.Unlock()
+					return nil
+				}
+				runtime.Gosched()
+			}
+			t.Error("a directory is read, and all else waits for it")
+			return nil
+		})
+		w.set(func() { w.slow = time.Second }) // nothing comes back meanwhile
+		if reply := w.m.control(queuectl.Request{Op: queuectl.Retry, All: true}); reply.Done != n {
+			t.Errorf("%+v", reply)
+		}
+		w.wait(time.Minute)
 		w.m.stop()
 	})
 }
