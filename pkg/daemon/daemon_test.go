@@ -72,6 +72,21 @@ func open(t *testing.T, a net.Addr) *session {
 	return &session{t, c}
 }
 
+// openLate opens a session that is not served, of a daemon that ends. It says so a moment
+// before it accepts no more: who comes in that moment is served.
+func openLate(t *testing.T, a net.Addr) *session {
+	t.Helper()
+	for range 1000 {
+		s := open(t, a)
+		if _, err := s.listen(); errors.Is(err, os.ErrDeadlineExceeded) {
+			return s
+		}
+		_ = s.c.Close()
+	}
+	t.Fatal("sessions are still served")
+	return nil
+}
+
 // begin opens a session and waits until it is served.
 func begin(t *testing.T, a net.Addr) *session {
 	t.Helper()
@@ -136,11 +151,17 @@ func (s *session) quit() {
 // slow, but then it only misses a fault.
 func (s *session) silent() {
 	s.t.Helper()
-	_ = s.c.SetReadDeadline(time.Now().Add(30 * time.Millisecond))
-	if line, err := s.c.line(); !errors.Is(err, os.ErrDeadlineExceeded) {
+	if line, err := s.listen(); !errors.Is(err, os.ErrDeadlineExceeded) {
 		s.t.Fatalf("%q, %v, want nothing yet", line, err)
 	}
+}
+
+// listen returns what is said within a moment.
+func (s *session) listen() (string, error) {
+	_ = s.c.SetReadDeadline(time.Now().Add(30 * time.Millisecond))
+	line, err := s.c.line()
 	_ = s.c.SetReadDeadline(time.Now().Add(bound))
+	return line, err
 }
 
 func pidOf(answer []byte) (int, error) {
@@ -437,8 +458,7 @@ func TestStop(t *testing.T) {
 	if err := kept.ask(); err == nil {
 		t.Error("a connection without a request is still served")
 	}
-	late := open(t, a)
-	late.silent()
+	late := openLate(t, a)
 	u.checkStates(activation.Ready, activation.Stopping)
 	u.signal(syscall.SIGTERM) // again, as people do
 	pid := s.pid()
@@ -494,8 +514,7 @@ func TestRenew(t *testing.T) {
 	if s.pid() != pid {
 		t.Error("a session in two processes")
 	}
-	late := open(t, a)
-	late.silent()
+	late := openLate(t, a)
 	u.signal(syscall.SIGTERM)
 	if got := s.ask(""); got != "stopping" {
 		t.Errorf("the session hears %q", got)
