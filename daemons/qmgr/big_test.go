@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -54,11 +53,7 @@ func TestBigMessages(t *testing.T) {
 // size is that of the one message that is deferred.
 func (w *world) size() int64 {
 	w.t.Helper()
-	list, _ := filepath.Glob(filepath.Join(w.base, queue.Deferred, "*", "*"))
-	if len(list) != 1 {
-		w.t.Fatalf("%d messages are deferred", len(list))
-	}
-	info, err := os.Stat(list[0])
+	info, err := os.Stat(w.deferred())
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -238,14 +238,20 @@ func (w *world) spares() []string {
 	return list
 }
 
-// read reads the one message that is deferred.
-func (w *world) read() *queue.Message {
+// deferred is the path of the one message that is deferred.
+func (w *world) deferred() string {
 	w.t.Helper()
 	list, _ := filepath.Glob(filepath.Join(w.base, queue.Deferred, "*", "*"))
 	if len(list) != 1 {
 		w.t.Fatalf("%d messages are deferred", len(list))
 	}
-	f, err := os.Open(list[0])
+	return list[0]
+}
+
+// read reads it.
+func (w *world) read() *queue.Message {
+	w.t.Helper()
+	f, err := os.Open(w.deferred())
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -622,6 +622,20 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
+// playThen has a server play lines and go on with then, and ends the connection. The
+// result is closed when it has gone.
+func playThen(conn net.Conn, lines []string, then func()) (gone chan struct{}) {
+	gone = make(chan struct{})
+	go func() {
+		defer close(gone)
+		s := &server{conn: keep{conn}, r: bufio.NewReader(conn)}
+		s.play(lines)
+		then()
+		_ = conn.Close()
+	}()
+	return gone
+}
+
 // TestGrace: who is interrupted waits for the replies to a message, but for all
 // together so long: who asked does not wait longer, and would not hear of those that
 // came.
@@ -629,19 +643,14 @@ func TestGrace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		here, there := net.Pipe()
 		ctx, cancel := context.WithCancel(t.Context())
-		gone := make(chan struct{})
-		go func() {
-			defer close(gone)
-			s := &server{conn: keep{there}, r: bufio.NewReader(there)}
-			s.play(script(lmtp, "C: MAIL FROM:<s@a.example>", "C: RCPT TO:<u@b.example>", "C: RCPT TO:<v@b.example>", "C: RCPT TO:<w@b.example>", "C: DATA",
-				"S: 250 ok", "S: 250 ok", "S: 250 ok", "S: 250 ok", "S: 354 go", "D", "X"))
+		gone := playThen(there, script(lmtp, "C: MAIL FROM:<s@a.example>", "C: RCPT TO:<u@b.example>", "C: RCPT TO:<v@b.example>", "C: RCPT TO:<w@b.example>", "C: DATA",
+			"S: 250 ok", "S: 250 ok", "S: 250 ok", "S: 250 ok", "S: 354 go", "D", "X"), func() {
 			cancel()
 			for range 3 {
 				time.Sleep(20 * time.Second)
 				_, _ = io.WriteString(there, "250 saved\r\n")
 			}
-			_ = there.Close()
-		}()
+		})
 		c := New(here, Options{Peer: "mx", Helo: "us.example", LMTP: true})
 		hello(t, c)
 		start := time.Now()

@@ -1,7 +1,6 @@
 package smtpclient
 
 import (
-	"bufio"
 	"context"
 	"net"
 	"strings"
@@ -59,15 +58,10 @@ func TestGraceIsWhole(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		here, there := net.Pipe()
 		ctx, cancel := context.WithCancel(t.Context())
-		gone := make(chan struct{})
-		go func() {
-			defer close(gone)
-			s := &server{conn: keep{there}, r: bufio.NewReader(there)}
-			s.play(script(plain, "C: MAIL FROM:<s@a.example>", "S: 250 ok", "C: RCPT TO:<u@b.example>", "S: 250 ok", "C: DATA", "S: 354 go", "D", "X"))
+		gone := playThen(there, script(plain, "C: MAIL FROM:<s@a.example>", "S: 250 ok", "C: RCPT TO:<u@b.example>", "S: 250 ok", "C: DATA", "S: 354 go", "D", "X"), func() {
 			time.Sleep(10 * time.Second)
 			_, _ = there.Write([]byte("250 saved\r\n"))
-			_ = there.Close()
-		}()
+		})
 		c := New(&ending{Conn: here, cancel: cancel}, Options{Peer: "mx", Helo: "us.example"})
 		hello(t, c)
 		if got := show(c.Send(ctx, message(t, "x\r\n", "u@b.example"))); got != "2.0.0 250 saved\n" {
